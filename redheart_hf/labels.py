@@ -56,8 +56,8 @@ FINE_TO_BASIC = {
 }
 FINE_EMOTIONS = tuple(FINE_TO_BASIC)
 
-# Rule of the mapping: the basic emotion under which GoEmotions files the nearest of its 28; where none is near, the one
-# that the situation named by the label brings with it.
+# Rule of the mapping: the basic emotion under which GoEmotions files the nearest of its 28; where none is near, the
+# one that the situation named by the label brings with it.
 KOREAN_TO_BASIC_REASONS = {
     "불평/불만": ("anger", "complaint: GoEmotions files annoyance and disapproval under anger"),
     "환영/호의": ("joy", "welcome, goodwill: nearest is approval"),

@@ -1,0 +1,172 @@
+"""RedHeartConfig: every number needed to build the network again; it travels with the weights as config.json.
+
+In    keyword arguments, or the `config.json` of a saved model.
+Out   a validated configuration; a wrong type, a value out of range or an unknown key raises and names it.
+Run   `python -c "from redheart_hf import RedHeartConfig; print(RedHeartConfig())"`
+"""
+
+import difflib
+from dataclasses import field
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .labels import BASIC_EMOTIONS, CIRCUMSTANCES, FINE_EMOTIONS, KOREAN_EMOTIONS
+
+THRESHOLD_SIZES = {
+    "basic_emotions": len(BASIC_EMOTIONS),
+    "fine_emotions": len(FINE_EMOTIONS),
+    "korean_emotions": len(KOREAN_EMOTIONS),
+}
+
+# Keys that Transformers itself writes into a config.json or passes to a constructor; all others must be fields.
+TRANSFORMERS_KEYS = {
+    "name_or_path",
+    "_name_or_path",
+    "_commit_hash",
+    "output_attentions",
+    "attn_implementation",
+    "experts_implementation",
+    "per_layer_config",
+    "torch_dtype",
+    "num_labels",
+    "model_type",
+    "_attn_implementation_internal",
+    "_experts_implementation_internal",
+}
+
+AUTO_MAP = {  # the class that answers all tasks stands last
+    "AutoConfig": "configuration_redheart.RedHeartConfig",
+    "AutoModel": "modeling_redheart.RedHeartModel",
+    "AutoModelForSequenceClassification": "modeling_redheart.RedHeartForMultiTask",
+}
+
+
+@strict
+class RedHeartConfig(PreTrainedConfig):
+    """Architecture of a Red Heart model. Sizes are widths of vectors; the presets in `presets.py` set them."""
+
+    model_type = "redheart"
+    sub_configs_defaults = {
+        "text_encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True)
+    }
+
+    vocab_size: int = 32000
+    """Rows of our own token embeddings; unused when `text_encoder_config` is set."""
+    type_vocab_size: int = 2
+    """Segments our own embeddings tell apart: a text and its second part (an action, an excuse, a trait)."""
+    pad_token_id: int = 0
+    text_encoder_config: dict | PreTrainedConfig | None = None
+    """Config of a Hugging Face encoder that reads the text in place of our own token embeddings."""
+    text_encoder_mode: Literal["trained", "frozen", "lora"] = "trained"
+    lora_rank: int = 8
+    lora_alpha: int = 16
+    lora_target_modules: list[str] | str = "all-linear"
+    text_prefix: str = ""
+    """Put before every text, as some encoders ask for (`query: ` of E5)."""
+    max_length: int = 128
+    """Tokens a sequence is cut to by the commands of this project."""
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    block_type: Literal["pre_ln_gelu", "post_ln_swiglu"] = "pre_ln_gelu"
+    rope_theta: float = 10000.0
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    layer_norm_eps: float = 1e-5
+    initialization: Literal["normal", "he"] = "normal"
+    initializer_range: float = 0.02
+
+    task_size: int = 512
+    """Width C of the vector that each task works on."""
+    task_projection_size: int = 640
+    task_specialization_size: int = 480
+    task_attention_size: int = 480
+    """Inner width of the attention across the task vectors; a multiple of `num_task_attention_heads`."""
+    num_task_attention_heads: int = 8
+
+    emotion_trunk_sizes: list[int] = field(default_factory=lambda: [2048, 1536])
+    num_experts: int = 8
+    num_experts_per_tok: int = 2
+    """Experts that answer for one text; equal to `num_experts`, the mixture is dense."""
+    moe_intermediate_size: int = 960
+    router_bias_rate: float = 0.001
+    """Step of the balancing bias (Wang et al. 2024, arXiv 2408.15664), moved after each optimizer step."""
+    emotion_level_size: int = 1280
+    emotion_culture_size: int = 1920
+    emotion_attention_size: int = 1024
+
+    ethics_trunk_sizes: list[int] = field(default_factory=lambda: [2048, 1536])
+    ethics_expert_size: int = 3584
+    circumstance_weights: list[float] = field(default_factory=lambda: [1 / 7] * 7)
+    """Weight of each circumstance in utility, in the order of `labels.CIRCUMSTANCES`; they sum to one."""
+
+    regret_trunk_sizes: list[int] = field(default_factory=lambda: [2048, 1536])
+    regret_view_size: int = 5120
+    regret_aversion: float = 0.5
+    """c in Q(d) = d + c d^3, the regret function of Loomes and Sugden (1982); zero makes regret linear."""
+
+    focal_gamma: float = 2.0
+    huber_delta: float = 1.0
+    quantile_huber_delta: float = 0.1
+    extreme_margin: float = 3.0
+    """Raw circumstances beyond +-margin are penalised: there their squashed values no longer learn."""
+    extreme_penalty: float = 0.01
+    router_z_loss_weight: float = 0.001
+
+    thresholds: dict[str, list[float]] | None = None
+    """Per label field, the probability from which a label counts as present; chosen on dev, null before that."""
+    auto_map: dict[str, str] | None = None
+
+    def __post_init__(self, **kwargs: Any):
+        unknown = sorted(set(kwargs) - TRANSFORMERS_KEYS)
+        if unknown:
+            names = list(type(self).__dataclass_fields__)
+            near = difflib.get_close_matches(unknown[0], names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"RedHeartConfig has no field {', '.join(map(repr, unknown))}{hint}")
+        self.auto_map = dict(AUTO_MAP)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Raises ValueError with the offending values when parts of the network could not be joined."""
+        _check_multiple("hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads)
+        _check_multiple(
+            "task_attention_size", self.task_attention_size, "num_task_attention_heads", self.num_task_attention_heads
+        )
+        if self.hidden_size // self.num_attention_heads % 2:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} over num_attention_heads {self.num_attention_heads} must be even: "
+                "rotary positions turn pairs of values"
+            )
+        if not 1 <= self.num_experts_per_tok <= self.num_experts:
+            raise ValueError(
+                f"num_experts_per_tok must lie in 1..num_experts ({self.num_experts}), got {self.num_experts_per_tok}"
+            )
+        for name in ("hidden_dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        weights = self.circumstance_weights
+        if len(weights) != len(CIRCUMSTANCES) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+            raise ValueError(f"circumstance_weights must be {len(CIRCUMSTANCES)} numbers >= 0 of sum 1, got {weights}")
+        if self.regret_aversion < 0:
+            raise ValueError(f"regret_aversion must not be negative, got {self.regret_aversion}")
+
+    def validate_thresholds(self):
+        """Raises ValueError when `thresholds` names an unknown field or has the wrong number of values."""
+        for name, values in (self.thresholds or {}).items():
+            if name not in THRESHOLD_SIZES:
+                raise ValueError(f"thresholds has no field {name!r}; known: {', '.join(THRESHOLD_SIZES)}")
+            if len(values) != THRESHOLD_SIZES[name] or not all(0 <= value <= 1 for value in values):
+                raise ValueError(
+                    f"thresholds[{name!r}] must be {THRESHOLD_SIZES[name]} numbers in [0, 1], got {values}"
+                )
+
+
+def _check_multiple(name: str, value: int, of_name: str, of: int) -> None:
+    if value <= 0 or of <= 0 or value % of:
+        raise ValueError(f"{name} must be a positive multiple of {of_name}, got {value} and {of}")

@@ -1,0 +1,176 @@
+"""One pure function per kind of loss, and their masked, count-normalised sum.
+
+In    a RedHeartOutput and labels: float tensors in which NaN means "no label", see LABEL_OF_TERM.
+Out   per term the sum of its losses over the labels that exist, and how many there are.
+Run   `sums = loss_sums(outputs, labels, config); counts = label_counts(labels, batch_size)`
+
+A term's loss is its sum divided by its count. Counting is apart from summing, so that the counts may be those of a
+whole accumulation group and of all processes: then several small batches give the gradient of one large one. An absent
+label adds exactly zero to sum, count and gradient.
+
+Sources: focal, Lin et al. 2017 (arXiv 1708.02002), in the form for soft labels of Li et al. 2020 (arXiv 2006.04388);
+beta-NLL, Seitzer et al. 2022 (arXiv 2203.09168); quantile Huber, Dabney et al. 2018 (arXiv 1710.10044); choice between
+two utilities, Bradley and Terry 1952; router z-loss, Zoph et al. 2022 (arXiv 2202.08906).
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch.nn import functional as F
+
+from .configuration_redheart import RedHeartConfig
+from .labels import BASIC_EMOTIONS, BASIC_TO_POLARITY, POLARITIES
+from .outputs import RedHeartOutput
+
+# term -> label it is made of; every label is (rows, values) with NaN where absent, except `preference` (pairs, 2).
+LABEL_OF_TERM = {
+    "polarity": "basic_emotions",
+    "basic_emotions": "basic_emotions",
+    "fine_emotions": "fine_emotions",
+    "korean_emotions": "korean_emotions",
+    "vad": "vad",
+    "culture": "culture",
+    "circumstances": "circumstances",
+    "preference": "preference",
+    "acceptability": "acceptability",
+    "utility_views": "utility_views",
+    "text_regret": "regret",
+    "alternatives_regret": "alternatives_regret",
+}
+ROUTER_TERM = "router_z"
+TERMS = (*LABEL_OF_TERM, ROUTER_TERM)
+TASK_OF_TERM = (
+    dict.fromkeys(("polarity", "basic_emotions", "fine_emotions", "korean_emotions", "vad", "culture"), "emotion")
+    | {ROUTER_TERM: "emotion"}
+    | dict.fromkeys(("circumstances", "preference", "acceptability"), "ethics")
+    | dict.fromkeys(("utility_views", "text_regret", "alternatives_regret"), "regret")
+)
+QUANTILES = (0.9, 0.5, 0.1)  # of the optimistic, neutral and pessimistic view
+
+
+def focal(logits: torch.Tensor, targets: torch.Tensor, gamma: float) -> torch.Tensor:
+    """|t - p|^gamma times the cross-entropy of p = sigmoid(logits) and t in [0, 1], elementwise."""
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return (targets - torch.sigmoid(logits)).abs() ** gamma * cross_entropy
+
+
+def beta_nll(mean: torch.Tensor, log_variance: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Gaussian negative log-likelihood, weighted by the standard deviation as a constant (beta = 0.5), elementwise."""
+    nll = 0.5 * (log_variance + (targets - mean) ** 2 * torch.exp(-log_variance))
+    return torch.exp(0.5 * log_variance).detach() * nll
+
+
+def bounded_squared_error(raw, values, targets, margin: float, penalty: float) -> torch.Tensor:
+    """(values - targets)^2 plus penalty * (|raw| - margin)^2 where raw lies beyond +-margin, elementwise."""
+    return (values - targets) ** 2 + penalty * F.relu(raw.abs() - margin) ** 2
+
+
+def quantile_huber(predicted, targets, quantiles, delta: float) -> torch.Tensor:
+    """|q - 1[u < 0]| Huber(u) / delta with u = target - predicted, elementwise."""
+    error = targets - predicted
+    weight = (quantiles - (error.detach() < 0).to(error.dtype)).abs()
+    return weight * F.huber_loss(predicted, targets, reduction="none", delta=delta) / delta
+
+
+def bradley_terry(utility_better, utility_worse, scale) -> torch.Tensor:
+    """-log sigmoid(scale (better - worse)), elementwise: the surprise at the choice that was made."""
+    return -F.logsigmoid(scale * (utility_better - utility_worse))
+
+
+def polarity_targets(basic_emotions: torch.Tensor) -> torch.Tensor:
+    """(B, 4) from (B, 7): a polarity is present as far as the strongest of its emotions is; NaN stays NaN."""
+    of_polarity = [
+        [index for index, name in enumerate(BASIC_EMOTIONS) if BASIC_TO_POLARITY[name] == polarity]
+        for polarity in POLARITIES
+    ]
+    return torch.stack([basic_emotions[:, indices].amax(dim=-1) for indices in of_polarity], dim=-1)
+
+
+def masked_sum(loss_of, targets: torch.Tensor) -> torch.Tensor:
+    """Sum of `loss_of(targets)` where targets are not NaN; zero loss and zero gradient where they are."""
+    present = ~torch.isnan(targets)
+    losses = loss_of(torch.where(present, targets, torch.zeros_like(targets)))
+    return torch.where(present, losses, torch.zeros_like(losses)).sum()
+
+
+def label_counts(labels: Mapping[str, torch.Tensor], num_sequences: int) -> dict[str, int]:
+    """How many labels each term has in one batch; the router's count is the number of sequences."""
+    counts = {ROUTER_TERM: num_sequences}
+    for term, name in LABEL_OF_TERM.items():
+        label = labels.get(name)
+        if label is None:
+            counts[term] = 0
+        elif term == "preference":
+            counts[term] = len(label)
+        elif term == "polarity":
+            counts[term] = int((~torch.isnan(polarity_targets(label))).sum())
+        else:
+            counts[term] = int((~torch.isnan(label)).sum())
+    return counts
+
+
+def loss_sums(
+    outputs: RedHeartOutput, labels: Mapping[str, torch.Tensor], config: RedHeartConfig
+) -> dict[str, torch.Tensor]:
+    """Term -> sum of its losses over this batch: the terms whose label is in `labels`, and the router's."""
+    emotion, ethics, regret = outputs.emotion, outputs.ethics, outputs.regret
+    gamma, delta = config.focal_gamma, config.huber_delta
+    quantiles = regret.utility_views.new_tensor(QUANTILES)
+
+    def squared_share(targets):
+        return (torch.sigmoid(emotion.culture_logits) - targets) ** 2
+
+    def circumstances(targets):
+        raw, values = ethics.raw_circumstances, ethics.circumstances
+        return bounded_squared_error(raw, values, targets, config.extreme_margin, config.extreme_penalty)
+
+    def accepted(targets):
+        return F.binary_cross_entropy_with_logits(ethics.acceptability_logits, targets, reduction="none")
+
+    def huber(predicted):
+        return lambda targets: F.huber_loss(predicted, targets, reduction="none", delta=delta)
+
+    loss_of = {
+        "polarity": lambda targets: focal(emotion.polarity_logits, targets, gamma),
+        "basic_emotions": lambda targets: focal(emotion.basic_logits, targets, gamma),
+        "fine_emotions": lambda targets: focal(emotion.fine_logits, targets, gamma),
+        "korean_emotions": lambda targets: focal(emotion.korean_logits, targets, gamma),
+        "vad": lambda targets: beta_nll(emotion.vad_mean, emotion.vad_log_variance, targets),
+        "culture": squared_share,
+        "circumstances": circumstances,
+        "acceptability": accepted,
+        "utility_views": lambda targets: quantile_huber(
+            regret.utility_views, targets, quantiles, config.quantile_huber_delta
+        ),
+        "text_regret": huber(regret.text_regret),
+        "alternatives_regret": huber(regret.regret),
+    }
+    sums = {ROUTER_TERM: (torch.logsumexp(emotion.router_logits, dim=-1) ** 2).sum()}
+    for term, name in LABEL_OF_TERM.items():
+        if labels.get(name) is None:
+            continue
+        if term == "preference":
+            better, worse = ethics.utility[labels[name]].unbind(dim=-1)
+            sums[term] = bradley_terry(better, worse, ethics.preference_scale).sum()
+        else:
+            targets = polarity_targets(labels[name]) if term == "polarity" else labels[name]
+            sums[term] = masked_sum(loss_of[term], targets)
+    return sums
+
+
+def multi_task_loss(
+    sums: Mapping[str, torch.Tensor],
+    counts: Mapping[str, int],
+    weights: Mapping[str, float | torch.Tensor],
+    config: RedHeartConfig,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The weighted sum over terms of sum / count, and each term's share before weighting.
+
+    `weights` holds a factor per term and defaults to one; the router's is `config.router_z_loss_weight` besides. A
+    term without labels (count zero) adds nothing.
+    """
+    losses = {term: sums[term] / counts[term] for term in sums if counts[term]}
+    factors = {term: weights.get(term, 1.0) for term in losses}
+    if ROUTER_TERM in factors:
+        factors[ROUTER_TERM] = factors[ROUTER_TERM] * config.router_z_loss_weight
+    return torch.stack([factors[term] * loss for term, loss in losses.items()]).sum(), losses

@@ -1,0 +1,105 @@
+"""Text in: token ids become hidden states, by our own embeddings or by a pretrained encoder.
+
+In    input_ids (B, T), attention_mask (B, T), token_type_ids (B, T) or None.
+Out   hidden_states (B, T, D) after the input projection.
+Run   through `RedHeartModel`; `config.text_encoder_config` decides which of the two it is.
+"""
+
+import inspect
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModel
+
+from .configuration_redheart import RedHeartConfig
+
+
+class TokenEmbeddings(nn.Module):
+    """Our own: one vector a token plus one a segment. Positions come later, as rotations inside attention."""
+
+    def __init__(self, config: RedHeartConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.embed_segments = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.output_size = config.hidden_size
+
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None) -> torch.Tensor:
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(input_ids)
+        return self.embed_tokens(input_ids) + self.embed_segments(token_type_ids)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embed_tokens = value
+
+
+class TextEncoder(nn.Module):
+    """A Hugging Face encoder, frozen, trained or with LoRA adapters, as `text_encoder_mode` says."""
+
+    def __init__(self, config: RedHeartConfig):
+        super().__init__()
+        self.encoder = AutoModel.from_config(config.text_encoder_config)
+        self.output_size = self.encoder.config.hidden_size
+        self.takes_segments = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
+        self.frozen = config.text_encoder_mode == "frozen"
+        # CODEPATH: checkpoints trained with adapters carry them beside the encoder's own weights.
+        if config.text_encoder_mode == "lora":
+            add_lora(self.encoder, config)
+        self.encoder.requires_grad_(not self.frozen and config.text_encoder_mode != "lora")
+        for name, parameter in self.encoder.named_parameters():
+            if "lora_" in name:
+                parameter.requires_grad_(True)
+        drop_pooler(self.encoder)
+
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None) -> torch.Tensor:
+        segments = {"token_type_ids": token_type_ids} if self.takes_segments else {}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.encoder(input_ids=input_ids, attention_mask=attention_mask, **segments).last_hidden_state
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.encoder.set_input_embeddings(value)
+
+    def train(self, mode: bool = True):
+        """A frozen encoder stays in evaluation mode: dropout in it would only blur features that cannot adapt."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+
+def add_lora(encoder: nn.Module, config: RedHeartConfig) -> None:
+    """Put low-rank adapters (Hu et al. 2021, arXiv 2106.09685) into the encoder's linear layers, in place."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    adapters = LoraConfig(
+        r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=config.lora_target_modules, bias="none"
+    )
+    inject_adapter_in_model(adapters, encoder)
+
+
+def drop_pooler(encoder: nn.Module) -> None:
+    """Remove the encoder's own pooler: we pool per task; weights that never learn stay out of checkpoints."""
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.register_module("pooler", None)
+
+
+class InputProjection(nn.Module):
+    """Linear, norm, GELU, dropout, Linear, norm: from the width of what reads the text to the backbone's."""
+
+    def __init__(self, config: RedHeartConfig, input_size: int):
+        super().__init__()
+        self.in_proj = nn.Linear(input_size, config.hidden_size)
+        self.in_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        states = self.dropout(F.gelu(self.in_norm(self.in_proj(states))))
+        return self.out_norm(self.out_proj(states))

@@ -1,0 +1,74 @@
+"""The regret head: utility in three views, and what not having done better is worth in each.
+
+In    task_BC, the regret task's vector; utility_B of the Bentham head; alternatives (G, A) row indices padded with -1,
+      chosen (G,) position of what was done among them.
+Out   RegretOutput.
+Run   through `RedHeartForMultiTask`.
+
+The neutral view is the Bentham head's utility, the median; the other two open from it towards +1 and -1, so that the
+order holds by construction. Regret = Q(max over the actions of U - U of the chosen one), Q(d) = d + c d^3 (Loomes and
+Sugden 1982): zero when the choice was best, unchanged when all utilities move together.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .configuration_redheart import RedHeartConfig
+from .labels import VIEWS
+from .modeling_projections import FeedForward
+from .outputs import RegretOutput
+
+
+def regret_of(missed_utility: torch.Tensor, aversion: float) -> torch.Tensor:
+    """Q(d) = d + c d^3, elementwise; increasing, and convex for d > 0 when c > 0."""
+    return missed_utility + aversion * missed_utility**3
+
+
+class RedHeartRegretHead(nn.Module):
+    """Trunk and one expert per view, which gives that view's regret from the text and its distance from the median."""
+
+    def __init__(self, config: RedHeartConfig):
+        super().__init__()
+        self.config = config
+        task_size = config.task_size
+        self.trunk = FeedForward(config, task_size, *config.regret_trunk_sizes, task_size)
+        sizes = {"optimistic": 2, "neutral": 1, "pessimistic": 2}
+        self.views = nn.ModuleDict(
+            {view: FeedForward(config, task_size, config.regret_view_size, sizes[view]) for view in VIEWS}
+        )
+
+    def forward(
+        self,
+        task_BC: torch.Tensor,
+        utility_B: torch.Tensor,
+        alternatives: torch.Tensor | None = None,
+        chosen: torch.Tensor | None = None,
+    ) -> RegretOutput:
+        state_BC = task_BC + self.trunk(task_BC)
+        answers = {view: expert(state_BC).float() for view, expert in self.views.items()}
+        upward = (1 - utility_B) * torch.sigmoid(answers["optimistic"][:, 1])
+        downward = (1 + utility_B) * torch.sigmoid(answers["pessimistic"][:, 1])
+        utility_views_B3 = torch.stack((utility_B + upward, utility_B, utility_B - downward), dim=-1)
+        output = RegretOutput(
+            utility_views=utility_views_B3,
+            text_regret=F.softplus(torch.stack([answers[view][:, 0] for view in VIEWS], dim=-1)),
+        )
+        if alternatives is not None:
+            output.regret, output.best = self.compare(utility_views_B3, alternatives, chosen)
+        return output
+
+    def compare(self, utility_views_B3, alternatives, chosen) -> tuple[torch.Tensor, torch.Tensor]:
+        """Regret (G, 3) of the chosen actions, and the best action's position (G,) in the neutral view."""
+        if chosen is None:
+            raise ValueError(
+                f"alternatives of shape {tuple(alternatives.shape)} came without `chosen`: give, for each of the "
+                f"{alternatives.shape[0]} groups, the position of the action that was taken"
+            )
+        utility_GA3 = utility_views_B3[alternatives.clamp(min=0)]
+        absent_GA1 = (alternatives < 0)[..., None]
+        utility_GA3 = utility_GA3.masked_fill(absent_GA1, torch.finfo(utility_GA3.dtype).min)
+        best = utility_GA3.max(dim=1)
+        done_G3 = utility_GA3.gather(1, chosen[:, None, None].expand(-1, 1, len(VIEWS))).squeeze(1)
+        regret_G3 = regret_of(best.values - done_G3, self.config.regret_aversion)
+        return regret_G3, best.indices[:, VIEWS.index("neutral")]

@@ -1,0 +1,89 @@
+"""From tokens to one vector per task: pooling, projection, specialisation, attention across the tasks.
+
+In    hidden_states_BTD, attention_mask (B, T).
+Out   task_states_BQC, tasks in the order of `labels.TASKS`.
+Run   through `RedHeartModel`.
+
+Letters: B sequences, T tokens, D hidden size, Q tasks, C task size.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .configuration_redheart import RedHeartConfig
+from .labels import TASKS
+
+
+class FeedForward(nn.Module):
+    """norm, up, GELU, (more layers), down: the multi-layer perceptron all heads are made of.
+
+    `sizes` are the widths from input to output; the first is normalised, the last left linear.
+    """
+
+    def __init__(self, config: RedHeartConfig, *sizes: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(sizes[0], eps=config.layer_norm_eps)
+        self.projections = nn.ModuleList(
+            nn.Linear(size_in, size_out) for size_in, size_out in zip(sizes, sizes[1:], strict=False)
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        states = self.norm(states)
+        for projection in self.projections[:-1]:
+            states = self.dropout(F.gelu(projection(states)))
+        return self.projections[-1](states)
+
+
+class AttentionPooling(nn.Module):
+    """Each task weighs the tokens by its own query; at initialisation all queries are zero, which is mean pooling."""
+
+    def __init__(self, config: RedHeartConfig):
+        super().__init__()
+        self.queries = nn.Parameter(torch.empty(len(TASKS), config.hidden_size))
+
+    def forward(self, hidden_BTD: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        scores_BQT = self.queries @ hidden_BTD.transpose(1, 2) * hidden_BTD.shape[-1] ** -0.5
+        scores_BQT = scores_BQT.float()
+        scores_BQT = scores_BQT.masked_fill(attention_mask[:, None] == 0, torch.finfo(scores_BQT.dtype).min)
+        return scores_BQT.softmax(dim=-1).to(hidden_BTD.dtype) @ hidden_BTD
+
+
+class TaskProjections(nn.Module):
+    """Per task: hidden size -> task_projection_size -> task size, then a residual specialisation of its own."""
+
+    def __init__(self, config: RedHeartConfig):
+        super().__init__()
+        sizes = (config.hidden_size, config.task_projection_size, config.task_size)
+        inner = (config.task_size, config.task_specialization_size, config.task_size)
+        self.projections = nn.ModuleDict({task: FeedForward(config, *sizes) for task in TASKS})
+        self.specializations = nn.ModuleDict({task: FeedForward(config, *inner) for task in TASKS})
+
+    def forward(self, pooled_BQD: torch.Tensor) -> torch.Tensor:
+        states = [self.projections[task](pooled_BQD[:, index]) for index, task in enumerate(TASKS)]
+        states = [state + self.specializations[task](state) for task, state in zip(TASKS, states, strict=True)]
+        return torch.stack(states, dim=1)
+
+
+class TaskAttention(nn.Module):
+    """Residual attention across the Q task vectors of one text, so that each task may look at the others."""
+
+    def __init__(self, config: RedHeartConfig):
+        super().__init__()
+        self.num_heads = config.num_task_attention_heads
+        self.norm = nn.LayerNorm(config.task_size, eps=config.layer_norm_eps)
+        self.q_proj = nn.Linear(config.task_size, config.task_attention_size)
+        self.k_proj = nn.Linear(config.task_size, config.task_attention_size)
+        self.v_proj = nn.Linear(config.task_size, config.task_attention_size)
+        self.o_proj = nn.Linear(config.task_attention_size, config.task_size)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, states_BQC: torch.Tensor) -> torch.Tensor:
+        normed = self.norm(states_BQC)
+        query, key, value = (
+            projection(normed).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return states_BQC + self.dropout(self.o_proj(mixed))

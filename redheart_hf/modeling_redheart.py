@@ -1,0 +1,163 @@
+"""The model: the whole forward pass, in order, on one page.
+
+In    what the saved tokenizer gives (input_ids, attention_mask, maybe token_type_ids; (B, T)), and, to compare
+      actions, alternatives (G, A) of row indices padded with -1 and chosen (G,); labels (see losses.py) for a loss.
+Out   RedHeartOutput.
+Run   `model = RedHeartForMultiTask.from_pretrained(folder); model(**tokenizer("Hello", return_tensors="pt"))`
+
+Letters: B sequences, T tokens, D hidden size, Q tasks, C task size, G groups, A alternatives.
+"""
+
+import math
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+
+from .configuration_redheart import RedHeartConfig
+from .labels import TASKS
+from .losses import label_counts, loss_sums, multi_task_loss
+from .modeling_blocks import BLOCKS, FINAL_NORMS, rotary_angles
+from .modeling_embeddings import InputProjection, TextEncoder, TokenEmbeddings, drop_pooler
+from .modeling_head_emotion import MixtureOfExperts, RedHeartEmotionHead
+from .modeling_head_ethics import RedHeartEthicsHead
+from .modeling_head_regret import RedHeartRegretHead
+from .modeling_projections import AttentionPooling, TaskAttention, TaskProjections
+from .outputs import RedHeartModelOutput, RedHeartOutput
+
+# log of the first steepness of choice: utilities .3 apart, a common distance, give odds of about 3 : 1.
+INITIAL_LOG_PREFERENCE_SCALE = math.log(4.0)
+
+
+class RedHeartPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation, common to all classes."""
+
+    config: RedHeartConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["PreNormBlock", "PostNormBlock"]
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        # CODEPATH: the stable family (Post-LN + SwiGLU) starts from He et al. 2015; the others from a plain normal.
+        if self.config.initialization == "he" and isinstance(module, nn.Linear):
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if isinstance(module, AttentionPooling):
+            init.zeros_(module.queries)
+        elif isinstance(module, MixtureOfExperts):
+            init.zeros_(module.router_bias)
+        elif isinstance(module, RedHeartEthicsHead):
+            init.zeros_(module.acceptance)
+            init.constant_(module.log_preference_scale, INITIAL_LOG_PREFERENCE_SCALE)
+
+
+class RedHeartModel(RedHeartPreTrainedModel):
+    """The backbone: text -> hidden states -> one vector per task."""
+
+    def __init__(self, config: RedHeartConfig):
+        super().__init__(config)
+        # CODEPATH: redheart-* presets bring their own embeddings; real_text recipes read through a pretrained encoder.
+        reader = TokenEmbeddings if config.text_encoder_config is None else TextEncoder
+        self.embeddings = reader(config)
+        self.input_projection = InputProjection(config, self.embeddings.output_size)
+        self.blocks = nn.ModuleList(BLOCKS[config.block_type](config) for _ in range(config.num_hidden_layers))
+        self.final_norm = FINAL_NORMS[config.block_type](config.hidden_size, eps=config.layer_norm_eps)
+        self.pooling = AttentionPooling(config)
+        self.task_projections = TaskProjections(config)
+        self.task_attention = TaskAttention(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        **kwargs,
+    ) -> RedHeartModelOutput:
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        hidden_BTD = self.input_projection(self.embeddings(input_ids, attention_mask, token_type_ids))
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_BTD, attention_mask=attention_mask)
+        angles = rotary_angles(hidden_BTD, self.config)
+        for block in self.blocks:
+            hidden_BTD = block(hidden_BTD, mask, angles)
+        hidden_BTD = self.final_norm(hidden_BTD)
+        task_BQC = self.task_attention(self.task_projections(self.pooling(hidden_BTD, attention_mask)))
+        return RedHeartModelOutput(last_hidden_state=hidden_BTD, task_states=task_BQC)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embeddings.set_input_embeddings(value)
+
+
+class RedHeartForMultiTask(RedHeartPreTrainedModel):
+    """The backbone and its heads: emotion, ethics, regret. SURD, analyzers, dynamics and triangle will follow here."""
+
+    def __init__(self, config: RedHeartConfig):
+        super().__init__(config)
+        self.model = RedHeartModel(config)
+        self.emotion_head = RedHeartEmotionHead(config)
+        self.ethics_head = RedHeartEthicsHead(config)
+        self.regret_head = RedHeartRegretHead(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        alternatives: torch.Tensor | None = None,
+        chosen: torch.Tensor | None = None,
+        labels: dict[str, torch.Tensor] | None = None,
+        **kwargs,
+    ) -> RedHeartOutput:
+        backbone = self.model(input_ids, attention_mask, token_type_ids)
+        task_BC = dict(zip(TASKS, backbone.task_states.unbind(dim=1), strict=True))
+        emotion = self.emotion_head(task_BC["emotion"])
+        ethics = self.ethics_head(task_BC["ethics"])
+        regret = self.regret_head(task_BC["regret"], ethics.utility, alternatives, chosen)
+        output = RedHeartOutput(
+            emotion=emotion,
+            ethics=ethics,
+            regret=regret,
+            last_hidden_state=backbone.last_hidden_state,
+            task_states=backbone.task_states,
+        )
+        if labels is not None:
+            sums = loss_sums(output, labels, self.config)
+            counts = label_counts(labels, len(input_ids))
+            output.loss, output.losses = multi_task_loss(sums, counts, {}, self.config)
+        return output
+
+    @classmethod
+    def from_text_encoder(cls, folder: str, config: RedHeartConfig) -> "RedHeartForMultiTask":
+        """A new model whose text encoder starts from the weights in `folder`; the rest is initialised."""
+        model = cls(config)
+        pretrained = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        drop_pooler(pretrained)
+        weights = pretrained.state_dict()
+        # Adapters rename the layers they wrap; their base weights keep the old name after `base_layer`.
+        encoder = model.model.embeddings.encoder
+        renamed = {name.replace(".base_layer.", "."): name for name in encoder.state_dict() if "lora_" not in name}
+        encoder.load_state_dict({renamed[name]: weight for name, weight in weights.items()}, strict=False)
+        missing = sorted(set(renamed) - set(weights))
+        if missing:
+            raise ValueError(f"{folder} has no weights for {missing[:3]} of the text encoder ({len(missing)} in all)")
+        return model
+
+    def update_router_bias(self, router_load: torch.Tensor) -> None:
+        """Balance the experts after an optimizer step; `router_load` (E,) is that step's, over all processes."""
+        self.emotion_head.mixture.update_router_bias(router_load, self.config.router_bias_rate)
+
+
+RedHeartConfig.register_for_auto_class()
+RedHeartModel.register_for_auto_class("AutoModel")
+RedHeartForMultiTask.register_for_auto_class("AutoModelForSequenceClassification")

@@ -1,0 +1,105 @@
+"""Presets: names of architectures, and what each module of them weighs.
+
+In    a preset's name, and fields to set differently.
+Out   a RedHeartConfig; run as a program, a table of parameters per module, without allocating a weight.
+Run   `python -m redheart_hf.presets`, `python -m redheart_hf.presets --json`
+
+`total` leaves out what reads the text (own token embeddings or a text encoder); it stands apart as `embeddings`.
+"""
+
+import argparse
+import json
+from collections import Counter
+from typing import Any
+
+import torch
+
+from .configuration_redheart import RedHeartConfig
+
+TINY = {
+    "vocab_size": 4096,
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+    "task_size": 96,
+    "task_projection_size": 112,
+    "task_specialization_size": 80,
+    "task_attention_size": 80,
+    "num_task_attention_heads": 4,
+    "emotion_trunk_sizes": [192],
+    "moe_intermediate_size": 64,
+    "emotion_level_size": 128,
+    "emotion_culture_size": 96,
+    "emotion_attention_size": 96,
+    "ethics_trunk_sizes": [192],
+    "ethics_expert_size": 128,
+    "regret_trunk_sizes": [192],
+    "regret_view_size": 128,
+}
+
+# The stable kind of SPEC A2: Post-LN, SwiGLU, He initialisation, little dropout.
+STABLE = {
+    "block_type": "post_ln_swiglu",
+    "initialization": "he",
+    "hidden_dropout": 0.02,
+    "attention_dropout": 0.02,
+    "layer_norm_eps": 1e-6,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "redheart-tiny": TINY,
+    "redheart-tiny-stable": TINY | STABLE,
+    "redheart-330m": {},  # the defaults of RedHeartConfig
+}
+
+
+def preset_config(name: str, **changes: Any) -> RedHeartConfig:
+    """The named preset's config with `changes` put over it; an unknown name or field raises ValueError."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+    return RedHeartConfig(**{**PRESETS[name], **changes})
+
+
+def parameters_by_module(config: RedHeartConfig) -> dict[str, int]:
+    """Parameters of each module (two levels deep inside the backbone), counted on the meta device."""
+    from .modeling_redheart import RedHeartForMultiTask
+
+    with torch.device("meta"):
+        model = RedHeartForMultiTask(config)
+    counts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        parts = name.split(".")
+        counts[".".join(parts[:2] if parts[0] == "model" else parts[:1])] += parameter.numel()
+    return dict(counts)
+
+
+def describe(name: str) -> dict[str, Any]:
+    """`total`, `embeddings`, `modules` and `dimensions` of a preset."""
+    config = preset_config(name)
+    modules = parameters_by_module(config)
+    embeddings = modules.pop("model.embeddings")
+    dimensions = {
+        key: getattr(config, key)
+        for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "block_type")
+    }
+    return {"total": sum(modules.values()), "embeddings": embeddings, "modules": modules, "dimensions": dimensions}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print {preset: {total, embeddings, modules, dimensions}}")
+    arguments = parser.parse_args()
+    table = {name: describe(name) for name in PRESETS}
+    if arguments.json:
+        print(json.dumps(table, indent=2))
+        return
+    for name, row in table.items():
+        print(f"{name}: {row['total']:,} parameters, {row['embeddings']:,} more in token embeddings")
+        print("  " + ", ".join(f"{key} {value}" for key, value in row["dimensions"].items()))
+        for module, count in row["modules"].items():
+            print(f"  {module:<28}{count:>14,}")
+
+
+if __name__ == "__main__":
+    main()
