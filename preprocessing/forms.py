@@ -1,0 +1,61 @@
+"""What a reader is, and what the readers of tables share.
+
+In    nothing.
+Out   `Reader`; `multi_hot`, `number` and `binary`, which turn a field of a table into labels or raise BadRow.
+Run   see `readers.py`, which puts readers to work.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from preprocessing.errors import BadRow
+from preprocessing.groups import by_text
+from preprocessing.records import Record, Vector
+from preprocessing.tables import RowCutter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """One public form of file: how it is cut into rows, and how a row becomes the values of a Record."""
+
+    form: str
+    """The form in a line, for people."""
+    rows: RowCutter
+    convert: Callable[[dict[str, Any]], dict[str, Any]]
+    """Fields of a row to values of a Record, where these differ from what provenance gives."""
+    language: str
+    splits: tuple[str, ...] = ()
+    """Values of the column `split`, for files that hold several."""
+    labels: tuple[str, ...] = ()
+    """For rows that number their labels: the names, against which a labels file lying beside is checked."""
+    group: Callable[[Sequence[Record]], list[str]] = by_text
+
+
+def multi_hot(numbers: str, names: Sequence[str]) -> Vector:
+    """'3,4' to a vector with ones at 3 and 4."""
+    vector = [0.0] * len(names)
+    for item in numbers.split(","):
+        if not (item.isascii() and item.isdigit() and int(item) < len(names)):
+            raise BadRow(f"unknown label: {item!r:.40}, known are 0 to {len(names) - 1}")
+        vector[int(item)] = 1.0
+    return vector
+
+
+def parents(vector: Vector, parent_of: Mapping[str, str], names: Sequence[str]) -> Vector:
+    """A parent label holds where one of its children does; `vector` follows the order of `parent_of`."""
+    held = {parent for value, parent in zip(vector, parent_of.values(), strict=True) if value}
+    return [float(name in held) for name in names]
+
+
+def number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadRow(f"label is not a number: {text!r:.40}") from None
+
+
+def binary(text: str) -> float:
+    if text not in ("0", "1"):
+        raise BadRow(f"unknown label: {text!r:.40}, known are 0 and 1")
+    return float(text)

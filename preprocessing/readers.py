@@ -1,0 +1,144 @@
+"""Reads public files in their original form into records; a bad row is set aside with its reason, never lost.
+
+In    sources, READER=PATH or READER=PATH@split.
+Out   `read(source)`: records, and what was rejected. As a command: a table of what the files hold.
+Run   `python -m preprocessing.readers scenarios=data/scenarios/train.jsonl 'emobank=${REDHEART_DATA_DIR}/emobank/emobank.csv@dev'`
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from preprocessing import readers_emotion, readers_ethics, readers_json, sources
+from preprocessing.errors import BadRow, UserError
+from preprocessing.forms import Reader
+from preprocessing.records import Record, cleaned, fault
+from preprocessing.sources import Source
+from preprocessing.tables import read_lines
+from preprocessing.text import clean
+
+READERS: dict[str, Reader] = {**readers_json.READERS, **readers_emotion.READERS, **readers_ethics.READERS}
+EXCERPT_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that became no record, and why."""
+
+    file: str
+    row: int
+    reason: str
+    detail: str
+    excerpt: str
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """What one source holds."""
+
+    source: Source
+    records: list[Record] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+
+    @property
+    def reasons(self) -> Counter[str]:
+        return Counter(item.reason for item in self.rejected)
+
+
+def parse_source(argument: str) -> Source:
+    return sources.parse(argument, {name: reader.splits for name, reader in READERS.items()})
+
+
+def read(source: Source) -> ReadResult:
+    """Every row of the source is in the result once: as a record or as rejected; rows of other splits are not in it."""
+    reader = READERS[source.reader]
+    lines = read_lines(source.path)
+    _check_labels_file(reader, source)
+    result = ReadResult(source)
+    other_splits = set(reader.splits) - {source.split} if source.split else set()
+    found_splits: Counter[str] = Counter()
+    for row in reader.rows(lines):
+        try:
+            if isinstance(row.fields, BadRow):
+                raise row.fields
+            if reader.splits:
+                found_splits[row.fields["split"]] += 1
+                if row.fields["split"] in other_splits:
+                    continue
+            result.records.append(_record(source, reader, row.number, row.fields))
+        except BadRow as bad:
+            excerpt = (
+                row.line[:EXCERPT_CHARACTERS].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            )
+            result.rejected.append(Rejected(str(source.path), row.number, bad.reason, bad.detail, excerpt))
+    if not result.records:
+        raise UserError(_nothing_read(result, found_splits))
+    for record, group in zip(result.records, reader.group(result.records), strict=True):
+        record.group = group
+    return result
+
+
+def _record(source: Source, reader: Reader, number: int, row: dict[str, Any]) -> Record:
+    provenance = {
+        "id": f"{source.reader}/{source.path.name}:{number}",
+        "reader": source.reader,
+        "language": reader.language,
+        "source": source.path.name,
+        "row": number,
+    }
+    record = cleaned(Record(**{**provenance, **reader.convert(row)}))
+    if problem := fault(record):
+        raise BadRow(problem)
+    return record
+
+
+def _nothing_read(result: ReadResult, found_splits: Counter[str]) -> str:
+    source = result.source
+    if result.rejected:
+        first = result.rejected[0]
+        counts = ", ".join(f"{reason}: {count}" for reason, count in result.reasons.most_common())
+        return (
+            f"no row of {source} could be read ({counts}); the first, row {first.row}: {first.reason} ({first.detail}). "
+            f"Reader {source.reader!r} expects {READERS[source.reader].form}"
+        )
+    held = ", ".join(f"{split}: {count}" for split, count in found_splits.items()) or "no row at all"
+    return f"{source.path} holds no row of split {source.split!r}; it holds {held}"
+
+
+def _check_labels_file(reader: Reader, source: Source) -> None:
+    """Rows number their labels, so another order would mislabel every row without an error."""
+    folder, prefix = source.path.parent, source.path.stem.partition("_")[0]
+    files = [folder / f"{prefix}_labels.txt", folder / "labels.txt"]
+    path = next((file for file in files if reader.labels and file.is_file()), None)
+    if path is None:
+        return
+    theirs = [clean(line) for line in read_lines(path) if line.strip()]
+    for number, (mine, other) in enumerate(zip(reader.labels, theirs, strict=False)):
+        if mine != other:
+            raise UserError(
+                f"{path} names label {number} {other!r}, but reader {source.reader!r} knows it as {mine!r}"
+            )
+    if len(theirs) != len(reader.labels):
+        raise UserError(f"{path} has {len(theirs)} labels, but reader {source.reader!r} knows {len(reader.labels)}")
+
+
+def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
+    """rejected.jsonl: one JSON object a rejected row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in rejected)
+
+
+def main() -> None:
+    from preprocessing.inspection import inspect
+
+    inspect()
+
+
+if __name__ == "__main__":
+    from preprocessing.errors import run
+
+    run(main)

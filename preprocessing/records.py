@@ -1,0 +1,204 @@
+"""One record type for every source: a text and whatever labels its source gives, the rest None.
+
+In    labels of one row, or the dict that `to_dict` wrote.
+Out   `Record` and `Action`; `first_fault` says what is wrong with one.
+Run   `python -m preprocessing.readers scenarios=data/scenarios/dev.jsonl` reads a file of them.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any
+
+from redheart_hf.labels import (
+    BASIC_EMOTIONS,
+    CIRCUMSTANCES,
+    CULTURE,
+    ETHICS_EXPERTS,
+    FINE_EMOTIONS,
+    KOREAN_EMOTIONS,
+    VAD,
+    VIEWS,
+)
+
+MAX_CHARACTERS = 20_000
+LANGUAGES = ("en", "ko")
+
+
+@dataclass(kw_only=True, slots=True)
+class Action:
+    text: str
+    """What could be done, as one short sentence."""
+    utility: list[float]
+    """Optimistic >= neutral >= pessimistic, each in [-1, 1]."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Record:
+    id: str
+    """reader/file:line, for example goemotions/ekman_train.tsv:17."""
+    reader: str
+    """Name of the reader: figures are reported per reader."""
+    language: str
+    """"en" or "ko"."""
+    text: str
+    """What was written, in NFC; the better text where `worse` is given."""
+    text_pair: str | None = None
+    """Second segment: the excuse (deontology), the trait (virtue)."""
+    worse: str | None = None
+    """The less pleasant text of a preference pair."""
+    basic_emotions: list[float] | None = None
+    """Share or presence of each of the seven, in [0, 1]."""
+    fine_emotions: list[float] | None = None
+    """Presence of each of GoEmotions' 28, in [0, 1]."""
+    korean_emotions: list[float] | None = None
+    """Presence of each of KOTE's 44, in [0, 1]."""
+    vad: list[float] | None = None
+    """Valence, arousal, dominance in [-1, 1]."""
+    culture: list[float] | None = None
+    """Jeong, han, chemyeon in [0, 1]."""
+    actions: list[Action] | None = None
+    """What could have been done; at least two."""
+    chosen: int | None = None
+    """Position in `actions` of what was done."""
+    circumstances: list[float] | None = None
+    """Bentham's seven, of the chosen action: intensity in [-1, 1], the others in [0, 1]."""
+    acceptability: list[float | None] | None = None
+    """Utilitarian, deontology, justice, virtue in [0, 1], each nullable."""
+    regret: list[float] | None = None
+    """Optimistic, neutral, pessimistic; 0 or more."""
+    reason: str | None = None
+    """Why the labels are what they are, in one line."""
+    source: str
+    """File name."""
+    row: int
+    """Line of the file on which the row starts, from 1."""
+    split: str | None = None
+    """train, dev, test, ... where the file or its name says so."""
+    same_as: list[str] = field(default_factory=list)
+    """Two records that share a key hold the same text in other words or another language."""
+    group: str | None = None
+    """Records of one group are never separated by a hold-out."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form: fields without a value are left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None and value != []}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Record":
+        """Inverse of `to_dict`; ValueError names keys that are unknown or missing."""
+        values = dict(values)
+        _check_keys(cls, values, "record")
+        if isinstance(values.get("actions"), list):
+            for action in values["actions"]:
+                _check_keys(Action, action, "action")
+            values["actions"] = [Action(**action) for action in values["actions"]]
+        return cls(**values)
+
+
+def _check_keys(kind: type, values: Any, name: str) -> None:
+    if not isinstance(values, dict):
+        raise ValueError(f"wrong-type: {name} is {values!r:.80}, not an object")
+    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - known):
+        raise ValueError(f"unknown-key: {name} has {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    required = {
+        item.name
+        for item in fields(kind)  # type: ignore[arg-type]
+        if item.default is MISSING and item.default_factory is MISSING
+    }
+    if missing := sorted(required - set(values)):
+        raise ValueError(f"missing-key: {name} lacks {', '.join(missing)}")
+
+
+RANGES: dict[str, tuple[int, float, float]] = {
+    "basic_emotions": (len(BASIC_EMOTIONS), 0, 1),
+    "fine_emotions": (len(FINE_EMOTIONS), 0, 1),
+    "korean_emotions": (len(KOREAN_EMOTIONS), 0, 1),
+    "vad": (len(VAD), -1, 1),
+    "culture": (len(CULTURE), 0, 1),
+    "circumstances": (len(CIRCUMSTANCES), -1, 1),
+    "acceptability": (len(ETHICS_EXPERTS), 0, 1),
+    "regret": (len(VIEWS), 0, math.inf),
+}
+"""Label -> number of items, lowest and highest value."""
+
+
+def first_fault(record: Record) -> str | None:
+    """None, or the first thing wrong with the record as "reason: detail"; reasons are listed in docs/data.md."""
+    return next(_faults(record), None)
+
+
+def _faults(record: Record) -> Iterator[str]:
+    if record.language not in LANGUAGES:
+        yield f"unknown-label: language is {record.language!r}, not one of {', '.join(LANGUAGES)}"
+    for name, text in _texts(record):
+        if fault := _text_fault(name, text):
+            yield fault
+    for name, (count, low, high) in RANGES.items():
+        values = getattr(record, name)
+        if values is None:
+            continue
+        if fault := _numbers_fault(name, values, count, low, high, nullable=name == "acceptability"):
+            yield fault
+        elif name == "circumstances" and min(values[1:]) < 0:
+            yield f"label-out-of-range: circumstances after intensity must be 0 or more: {values}"
+    yield from _action_faults(record)
+
+
+def _texts(record: Record) -> Iterator[tuple[str, Any]]:
+    yield "text", record.text
+    for name in ("text_pair", "worse", "reason"):
+        if getattr(record, name) is not None:
+            yield name, getattr(record, name)
+    for number, action in enumerate(record.actions or []):
+        yield f"action {number}", action.text
+
+
+def _text_fault(name: str, text: Any) -> str | None:
+    if not isinstance(text, str):
+        return f"wrong-type: {name} is {text!r:.80}, not a string"
+    if not text.strip():
+        return f"empty-text: {name} is empty"
+    if len(text) > MAX_CHARACTERS:
+        return f"too-long: {name} has {len(text):,} characters; at most {MAX_CHARACTERS:,}"
+    if "\0" in text:
+        return f"nul-character: {name} holds NUL at character {text.index(chr(0)) + 1}"
+    if found := re.search("[\ud800-\udfff]", text):
+        return f"invalid-utf8: {name} is not UTF-8 at character {found.start() + 1}"
+    return None
+
+
+def _numbers_fault(name: str, values: Any, count: int, low: float, high: float, nullable: bool = False) -> str | None:
+    if not isinstance(values, list):
+        return f"wrong-type: {name} is {values!r:.80}, not a list"
+    if len(values) != count:
+        return f"wrong-label-count: {name} has {len(values)} values, not {count}"
+    for value in values:
+        if value is None and nullable:
+            continue
+        # bool is an int to Python: true among numbers is a mistake in the file, not a 1.
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return f"wrong-type: {name} holds {value!r:.80}, not a number"
+        if not (math.isfinite(value) and low <= value <= high):
+            return f"label-out-of-range: {name} holds {value}; it must lie in [{low}, {high}]"
+    return None
+
+
+def _action_faults(record: Record) -> Iterator[str]:
+    actions = record.actions
+    if actions is None:
+        if record.chosen is not None:
+            yield f"missing-key: chosen is {record.chosen} but there are no actions"
+        return
+    if len(actions) < 2:
+        yield f"wrong-label-count: {len(actions)} action; a choice needs two or more"
+    for number, action in enumerate(actions):
+        name = f"utility of action {number}"
+        if fault := _numbers_fault(name, action.utility, len(VIEWS), -1, 1):
+            yield fault
+        elif sorted(action.utility, reverse=True) != action.utility:
+            yield f"contradiction: {name} must fall from optimistic to pessimistic: {action.utility}"
+    if type(record.chosen) is not int or not 0 <= record.chosen < len(actions):
+        yield f"label-out-of-range: chosen is {record.chosen!r:.80} among {len(actions)} actions"
