@@ -1,26 +1,27 @@
-# The commands that decide whether a change is in order; pre-commit and .ci/run call these same targets.
-# Run: `make style` (mends what can be mended), `make quality` (only looks), `make test`, `make wheel`.
-
+# In: the checkout and the tools of the extra "dev", from .venv where it exists. Out: a formatted, checked or packed tree.
+# Run: make quality (what CI runs), make style (mends what can be mended), make test, make wheel.
 BIN := $(if $(wildcard .venv/bin/python),.venv/bin/,)
-MODEL := redheart_hf
 
-.PHONY: style quality ruff mypy mlinter codespell test wheel
+.PHONY: style quality test wheel ruff-check ruff-format mypy mlinter codespell
 
 style:
 	$(BIN)ruff check --fix .
 	$(BIN)ruff format .
 
-quality: ruff mypy mlinter codespell
+# Each check is a target, and the hooks of .pre-commit-config.yaml call the same targets.
+quality: ruff-check ruff-format mypy mlinter codespell
 
-ruff:
+ruff-check:
 	$(BIN)ruff check .
+
+ruff-format:
 	$(BIN)ruff format --check .
 
 mypy:
 	$(BIN)mypy
 
 mlinter:
-	$(BIN)mlinter --rules-toml mlinter-rules.toml --no-progress $(MODEL)
+	$(BIN)mlinter --no-progress --rules-toml mlinter-rules.toml redheart_hf
 
 codespell:
 	$(BIN)codespell
@@ -29,4 +30,4 @@ test:
 	bash run_learning.sh test
 
 wheel:
-	$(BIN)python -m pip wheel . --no-deps --no-build-isolation --wheel-dir dist
+	$(BIN)python -m pip wheel . --no-deps --wheel-dir dist

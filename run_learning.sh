@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# In: this checkout, Python 3.11 or newer; the network, once, for the virtual environment.
+# Out: a trained model in outputs/main/final, or the result of the mode named below.
+# Run: bash run_learning.sh [mode] [arguments handed on]; `bash run_learning.sh help` lists the modes.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+    cat <<'TEXT'
+usage: bash run_learning.sh [mode] [arguments handed on]
+
+  (none)  train the main job, training/recipes/main.yaml, on the scenarios in data/; arguments that start
+          with -- go to training/train.py, e.g. bash run_learning.sh --resume auto
+  test    run the tests; with CI or REDHEART_SLOW=1 set, the slow ones too; arguments go to pytest
+  setup   make the virtual environment .venv and stop
+  help    show this text
+
+environment: PYTHON (default python3) makes .venv; OMP_NUM_THREADS (default: every core) is the threads of one process;
+REDHEART_DATA_DIR points at the public data sets, for the tests and recipes that read them
+TEXT
+}
+
+# A stamp written last means the environment is whole; another setup.cfg, constraints.txt or checkout path makes it stale.
+# pip then adds only what is missing, which also completes an installation that was cut short.
+setup() {
+    local wanted stamp=.venv/redheart-stamp
+    wanted=$({ pwd && cat setup.cfg constraints.txt; } | sha256sum | cut -d' ' -f1)
+    if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then
+        return
+    fi
+    echo "run_learning.sh: preparing .venv (once; some minutes)" >&2
+    if [[ ! -x .venv/bin/python ]] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        "${PYTHON:-python3}" -m venv --clear .venv
+    fi
+    .venv/bin/python -m pip install --quiet "$(grep '^torch==' constraints.txt)"
+    .venv/bin/python -m pip install --quiet -c constraints.txt -e '.[train,lora,encoders,test,dev]'
+    echo "$wanted" >"$stamp"
+}
+
+train() {
+    local tokenizer=outputs/main/tokenizer
+    # accelerate gives a process one thread unless told otherwise.
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}"
+    if [[ ! -f $tokenizer/tokenizer.json ]]; then
+        python -m training.train_tokenizer --data scenarios=data/scenarios/train.jsonl --vocab-size 4096 \
+            --output "$tokenizer"
+    fi
+    accelerate launch --config_file accelerate_config.yaml training/train.py training/recipes/main.yaml "$@"
+}
+
+# One run of pytest, so that its closing line is the last line and speaks for every test.
+run_tests() {
+    local selection="not slow and not gpu"
+    if [[ -n ${CI:-} || ${REDHEART_SLOW:-0} == 1 ]]; then
+        selection="not gpu"
+    fi
+    python -m pytest -m "$selection" "$@"
+}
+
+mode=train
+if [[ $# -gt 0 && $1 != --* ]]; then
+    mode=$1
+    shift
+fi
+case $mode in
+    help | -h)
+        usage
+        exit 0
+        ;;
+    train | test | setup) ;;
+    *)
+        echo "error: unknown mode '$mode'; the modes are: (none), test, setup, help" >&2
+        usage >&2
+        exit 2
+        ;;
+esac
+if [[ ${1:-} == --help && $mode == train ]]; then
+    usage
+    exit 0
+fi
+
+setup
+export PATH="$PWD/.venv/bin:$PATH" PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+case $mode in
+    train) train "$@" ;;
+    test) run_tests "$@" ;;
+esac
