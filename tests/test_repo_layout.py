@@ -1,0 +1,174 @@
+"""The shape of the repository: what may be published, what may import what, and what each file owes its reader.
+
+In    the files of this checkout.
+Out   pass or fail; a failure names the file and the line.
+Run   `pytest tests/test_repo_layout.py`
+
+Files are checked where they lie, so a new file is covered without being named here.
+"""
+
+import ast
+import configparser
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+REPO = Path(__file__).resolve().parent.parent
+CODE_FOLDERS = ("redheart_hf", "preprocessing", "training", "benchmarks", "tests")
+OURS = {"redheart_hf", "preprocessing", "training", "benchmarks", "tests"}
+MODEL_FILES = sorted((REPO / "redheart_hf").rglob("*.py"))
+PYTHON_FILES = sorted(path for folder in CODE_FOLDERS for path in (REPO / folder).rglob("*.py"))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(REPO).as_posix()
+
+
+def imports_of(path: Path) -> Iterator[tuple[ast.stmt, int, str, list[str]]]:
+    """Every import of a file, also inside functions: (node, dots, module, names)."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node, 0, alias.name, []
+        elif isinstance(node, ast.ImportFrom):
+            yield node, node.level, node.module or "", [alias.name for alias in node.names]
+
+
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(REPO / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def requirements(text: str) -> list[Requirement]:
+    return [Requirement(line) for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+
+
+def test_the_model_folder_is_flat():
+    # save_pretrained copies the files a model file names as `.name`, and no folder below it.
+    nested = [name(path) for path in MODEL_FILES if path.parent != REPO / "redheart_hf"]
+    assert MODEL_FILES
+    assert nested == []
+
+
+@pytest.mark.parametrize("path", MODEL_FILES, ids=name)
+def test_a_model_file_imports_its_neighbours_by_dot_name(path: Path):
+    for node, dots, module, names in imports_of(path):
+        where = f"{name(path)}:{node.lineno}"
+        if dots:
+            neighbour = path.parent / f"{module}.py"
+            assert dots == 1, f"{where}: {'.' * dots}{module} leaves the model folder"
+            assert neighbour.is_file(), f"{where}: write `from .name import X`, not `from .{module} import {names}`"
+        else:
+            assert module.split(".")[0] not in OURS, f"{where}: `{module}` is not there once the model is published"
+
+
+@pytest.mark.parametrize("path", MODEL_FILES, ids=name)
+def test_a_model_file_imports_only_what_the_package_asks_for(path: Path):
+    config = setup_cfg()
+    asked = config["options"]["install_requires"] + config["options.extras_require"]["lora"]
+    known = {requirement.name.replace("-", "_") for requirement in requirements(asked)}
+    for node, dots, module, _ in imports_of(path):
+        top = module.split(".")[0]
+        if not dots and top not in sys.stdlib_module_names:
+            assert top in known, f"{name(path)}:{node.lineno}: {top} is in neither install_requires nor the extra lora"
+
+
+def test_preprocessing_needs_neither_torch_nor_training():
+    paths = sorted((REPO / "preprocessing").rglob("*.py"))
+    assert paths
+    for path in paths:
+        for node, _, module, _ in imports_of(path):
+            where = f"{name(path)}:{node.lineno} imports {module}"
+            assert module.split(".")[0] not in {"torch", "training"}, where
+            assert not module.startswith("redheart_hf") or module == "redheart_hf.labels", where
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=name)
+def test_a_file_says_what_it_is_for_and_stays_readable(path: Path):
+    text = path.read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(text)), f"{name(path)} has no docstring at the top"
+    assert len(text.splitlines()) <= 300, f"{name(path)} has {len(text.splitlines())} lines; split it"
+
+
+def test_only_the_model_is_packaged():
+    config = setup_cfg()
+    assert config["options"]["packages"].split() == ["redheart_hf"]
+    assert config["options.package_data"]["redheart_hf"].split() == ["py.typed"]
+    assert (REPO / "redheart_hf" / "py.typed").is_file()
+
+
+def test_every_requirement_has_one_tested_version_within_its_range():
+    config = setup_cfg()
+    pins = {}
+    for pin in requirements((REPO / "constraints.txt").read_text(encoding="utf-8")):
+        (specifier,) = pin.specifier
+        assert specifier.operator == "==", f"constraints.txt: {pin} is not one version"
+        pins[canonicalize_name(pin.name)] = specifier.version
+    asked = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    for requirement in requirements("\n".join(asked)):
+        tested = pins.get(canonicalize_name(requirement.name))
+        assert tested is not None, f"setup.cfg asks for {requirement}; constraints.txt does not say which was tested"
+        assert requirement.specifier.contains(tested), f"{requirement} does not admit the tested {tested}"
+
+
+def test_every_dependency_is_explained():
+    config = setup_cfg()
+    text = canonicalize_name((REPO / "docs" / "dependencies.md").read_text(encoding="utf-8").replace("\n", " "))
+    asked = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    for requirement in requirements("\n".join(asked)):
+        assert canonicalize_name(requirement.name) in text, f"docs/dependencies.md does not say why {requirement.name}"
+
+
+def test_a_lint_rule_that_is_off_says_why():
+    rules = tomllib.loads((REPO / "mlinter-rules.toml").read_text(encoding="utf-8"))["rules"]
+    off = {rule: spec for rule, spec in rules.items() if not spec["default_enabled"]}
+    assert len(off) < len(rules)
+    for rule, spec in off.items():
+        assert spec["explanation"]["why_bad"].startswith("Off"), f"mlinter-rules.toml: {rule} is off without a reason"
+
+
+def test_a_hook_runs_what_make_quality_runs():
+    targets = re.search(r"^quality:(.*)$", (REPO / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert targets is not None
+    (repo,) = yaml.safe_load((REPO / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert repo["repo"] == "local"
+    assert [hook["entry"] for hook in repo["hooks"]] == [f"make {target}" for target in targets[1].split()]
+
+
+def test_the_changelog_has_a_place_for_what_is_not_released():
+    headings = re.findall(r"^## (.*)$", (REPO / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings
+    assert headings[0] == "[Unreleased]"
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Path:
+    """run_learning.sh in a folder of its own, so that a virtual environment it made by mistake would be seen."""
+    copy = tmp_path / "run_learning.sh"
+    copy.write_bytes((REPO / "run_learning.sh").read_bytes())
+    return copy
+
+
+def test_an_unknown_mode_is_refused_before_anything_is_made(launcher: Path, tmp_path: Path):
+    done = subprocess.run(["bash", str(launcher), "tset"], capture_output=True, text=True, cwd="/", timeout=30)
+    assert done.returncode == 2
+    assert "tset" in done.stderr
+    assert re.search(r"\btest\b", done.stderr), "the message lists the modes there are"
+    assert [path.name for path in tmp_path.iterdir()] == ["run_learning.sh"]
+
+
+@pytest.mark.parametrize("argument", ["help", "-h", "--help"])
+def test_help_is_printed_without_an_environment(launcher: Path, tmp_path: Path, argument: str):
+    done = subprocess.run(["bash", str(launcher), argument], capture_output=True, text=True, cwd="/", timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\btest\b", done.stdout)
+    assert [path.name for path in tmp_path.iterdir()] == ["run_learning.sh"]
