@@ -1,7 +1,7 @@
-"""The one error a user can mend, and how a command ends with it.
+"""The errors of reading: one a user can mend, and one that concerns a single row.
 
 In    a main function without arguments.
-Out   its return value is dropped; a UserError becomes one line on stderr and exit code 2.
+Out   a UserError becomes one line on stderr and exit code 2.
 Run   `if __name__ == "__main__": run(main)` at the end of a command.
 """
 
@@ -11,6 +11,19 @@ from collections.abc import Callable
 
 class UserError(Exception):
     """A mistake the user can mend: the message names the thing, the values and the remedy."""
+
+
+class BadRow(ValueError):
+    """One row that cannot be read, as "reason: detail"; the reader sets it aside and goes on."""
+
+    @property
+    def reason(self) -> str:
+        """A stable word, for counting."""
+        return str(self).partition(": ")[0]
+
+    @property
+    def detail(self) -> str:
+        return str(self).partition(": ")[2]
 
 
 def run(main: Callable[[], None]) -> None:

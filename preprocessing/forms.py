@@ -5,13 +5,14 @@ Out   `Reader`; `multi_hot`, `number` and `binary`, which turn a field of a tabl
 Run   see `readers.py`, which puts readers to work.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from preprocessing.errors import BadRow
 from preprocessing.groups import by_text
-from preprocessing.records import Record, Vector
+from preprocessing.records import Record
 from preprocessing.tables import RowCutter
 
 
@@ -32,17 +33,17 @@ class Reader:
     group: Callable[[Sequence[Record]], list[str]] = by_text
 
 
-def multi_hot(numbers: str, names: Sequence[str]) -> Vector:
+def multi_hot(numbers: str, names: Sequence[str]) -> list[float]:
     """'3,4' to a vector with ones at 3 and 4."""
     vector = [0.0] * len(names)
     for item in numbers.split(","):
-        if not (item.isascii() and item.isdigit() and int(item) < len(names)):
-            raise BadRow(f"unknown label: {item!r:.40}, known are 0 to {len(names) - 1}")
+        if not (re.fullmatch("[0-9]{1,3}", item) and int(item) < len(names)):
+            raise BadRow(f"unknown-label: {item!r:.40}, known are 0 to {len(names) - 1}")
         vector[int(item)] = 1.0
     return vector
 
 
-def parents(vector: Vector, parent_of: Mapping[str, str], names: Sequence[str]) -> Vector:
+def parents(vector: list[float], parent_of: Mapping[str, str], names: Sequence[str]) -> list[float]:
     """A parent label holds where one of its children does; `vector` follows the order of `parent_of`."""
     held = {parent for value, parent in zip(vector, parent_of.values(), strict=True) if value}
     return [float(name in held) for name in names]
@@ -52,10 +53,10 @@ def number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise BadRow(f"label is not a number: {text!r:.40}") from None
+        raise BadRow(f"wrong-type: label is {text!r:.40}, not a number") from None
 
 
 def binary(text: str) -> float:
     if text not in ("0", "1"):
-        raise BadRow(f"unknown label: {text!r:.40}, known are 0 and 1")
+        raise BadRow(f"unknown-label: {text!r:.40}, known are 0 and 1")
     return float(text)

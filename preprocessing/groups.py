@@ -9,7 +9,7 @@ import re
 from collections.abc import Hashable, Iterable, Sequence
 
 from preprocessing.records import Record
-from preprocessing.text import match_key
+from preprocessing.text import normalise
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _REASON = re.compile(r"\b(?:because|since)\b", re.IGNORECASE)
@@ -18,17 +18,17 @@ FAMILY_SHARE = 0.4
 
 
 def by_text(records: Sequence[Record]) -> list[str]:
-    return [match_key(record.text) for record in records]
+    return [normalise(record.text) for record in records]
 
 
 def by_scenario(records: Sequence[Record]) -> list[str]:
-    """Preference pairs: "X. Y." over "X." shares scenario X with every pair on X, and pairs chain through their texts."""
+    """Preference pairs: "X. Y." over "X." shares scenario X with every pair on X."""
     keys = []
     for record in records:
         texts = (record.text, record.worse or "")
         opening = _common_opening(*texts)
         scenarios = [_SENTENCE_END.split(text, maxsplit=1)[0] for text in texts]
-        keys.append([match_key(text) for text in (*texts, *scenarios, opening) if text])
+        keys.append([normalise(text) for text in (*texts, *scenarios, opening) if text])
     return _named(records, connected(keys))
 
 
@@ -38,8 +38,8 @@ def by_family(records: Sequence[Record]) -> list[str]:
     words: list[str] = []
     for position, record in enumerate(records):
         clauses = [part for part in _REASON.split(record.text, maxsplit=1) if len(part.split()) >= CLAUSE_WORDS]
-        keys.append([position, *map(match_key, (record.text, *clauses))])
-        before, words = words, [match_key(word) for word in record.text.split()]
+        keys.append([position, *map(normalise, (record.text, *clauses))])
+        before, words = words, [normalise(word) for word in record.text.split()]
         if _share(before, words) >= FAMILY_SHARE:
             keys[-1].append(position - 1)
     return _named(records, connected(keys))
@@ -65,13 +65,13 @@ def connected(keys: Iterable[Iterable[Hashable]]) -> list[int]:
 
 
 def _named(records: Sequence[Record], firsts: Iterable[int]) -> list[str]:
-    return [match_key(records[row].text) for row in firsts]
+    return [normalise(records[row].text) for row in firsts]
 
 
 def _common_opening(one: str, other: str) -> str:
     """The words both begin with, where they are enough to tell a scenario."""
     words = one.split()
-    length = _common_length([match_key(word) for word in words], [match_key(word) for word in other.split()])
+    length = _common_length([normalise(word) for word in words], [normalise(word) for word in other.split()])
     return " ".join(words[:length]) if length >= CLAUSE_WORDS else ""
 
 

@@ -2,10 +2,11 @@
 
 In    sources, READER=PATH or READER=PATH@split.
 Out   `read(source)`: records, and what was rejected. As a command: a table of what the files hold.
-Run   `python -m preprocessing.readers scenarios=data/scenarios/train.jsonl 'emobank=${REDHEART_DATA_DIR}/emobank/emobank.csv@dev'`
+Run   `python -m preprocessing.readers scenarios=data/scenarios/train.jsonl 'emobank=${REDHEART_DATA_DIR}/emobank.csv@dev'`
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 from preprocessing import readers_emotion, readers_ethics, readers_json, sources
 from preprocessing.errors import BadRow, UserError
 from preprocessing.forms import Reader
-from preprocessing.records import Record, cleaned, fault
+from preprocessing.records import Record, cleaned, first_fault
 from preprocessing.sources import Source
 from preprocessing.tables import read_lines
 from preprocessing.text import clean
@@ -53,7 +54,7 @@ def parse_source(argument: str) -> Source:
 
 
 def read(source: Source) -> ReadResult:
-    """Every row of the source is in the result once: as a record or as rejected; rows of other splits are not in it."""
+    """Every row of the source is in the result once: as a record or as rejected; rows of other splits are not."""
     reader = READERS[source.reader]
     lines = read_lines(source.path)
     _check_labels_file(reader, source)
@@ -88,11 +89,18 @@ def _record(source: Source, reader: Reader, number: int, row: dict[str, Any]) ->
         "language": reader.language,
         "source": source.path.name,
         "row": number,
+        "split": _split_in(source.path.stem),
     }
     record = cleaned(Record(**{**provenance, **reader.convert(row)}))
-    if problem := fault(record):
+    if problem := first_fault(record):
         raise BadRow(problem)
     return record
+
+
+def _split_in(stem: str) -> str | None:
+    """ekman_train and train.jsonl say which split they hold; columns of a file, where it has them, go first."""
+    found = re.search(r"(?<![a-z])(train|dev|val|valid|test)(?![a-z])", stem)
+    return found[1] if found else None
 
 
 def _nothing_read(result: ReadResult, found_splits: Counter[str]) -> str:
@@ -101,7 +109,7 @@ def _nothing_read(result: ReadResult, found_splits: Counter[str]) -> str:
         first = result.rejected[0]
         counts = ", ".join(f"{reason}: {count}" for reason, count in result.reasons.most_common())
         return (
-            f"no row of {source} could be read ({counts}); the first, row {first.row}: {first.reason} ({first.detail}). "
+            f"no row of {source} could be read ({counts}; row {first.row}: {first.detail}). "
             f"Reader {source.reader!r} expects {READERS[source.reader].form}"
         )
     held = ", ".join(f"{split}: {count}" for split, count in found_splits.items()) or "no row at all"

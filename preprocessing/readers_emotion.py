@@ -45,14 +45,13 @@ def _kote(row: dict[str, str]) -> dict[str, Any]:
 
 def _emobank(row: dict[str, str]) -> dict[str, Any]:
     if row["split"] not in _EMOBANK_SPLITS:
-        raise BadRow(f"unknown split: {row['split']!r:.40}, known are {', '.join(_EMOBANK_SPLITS)}")
+        raise BadRow(f"unknown-split: {row['split']!r:.40}, known are {', '.join(_EMOBANK_SPLITS)}")
     # Annotators judged on five points, the middle one neutral.
     vad = [(number(row[name]) - 3) / 2 for name in "VAD"]
     return {"text": row["text"], "vad": vad, "split": row["split"]}
 
 
-# Both TSVs quote as CSV does, and hold one row a line.
-_numbered = table(("text", "labels", "comment"), delimiter="\t", row_lines=1)
+_numbered = table(("text", "labels", "comment"), delimiter="\t")
 
 READERS = {
     "goemotions": Reader(
@@ -71,14 +70,14 @@ READERS = {
     ),
     "emobank": Reader(
         form="id,split,V,A,D,text with a header; 1 to 5 becomes -1 to 1",
-        rows=table(("id", "split", "V", "A", "D", "text"), header=True),
+        rows=table(("id", "split", "V", "A", "D", "text"), header=True, row_start=r"[^,]+,(train|dev|test),"),
         convert=_emobank,
         language="en",
         splits=_EMOBANK_SPLITS,
     ),
     "kote": Reader(
         form="comment id TAB text TAB label numbers (0-43); the 44 of KOTE, and the seven by our mapping",
-        rows=table(("comment", "text", "labels"), delimiter="\t", row_lines=1),
+        rows=table(("comment", "text", "labels"), delimiter="\t", row_start=r"\d+\t"),
         convert=_kote,
         language="ko",
         labels=KOREAN_EMOTIONS,

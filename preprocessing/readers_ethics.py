@@ -37,7 +37,7 @@ def _justice(row: dict[str, str]) -> dict[str, Any]:
 def _virtue(row: dict[str, str]) -> dict[str, Any]:
     parts = row["scenario"].split(_SEPARATOR)
     if len(parts) != 2:
-        raise BadRow(f"wrong number of fields: {len(parts)} parts around {_SEPARATOR} instead of 2 (scenario, trait)")
+        raise BadRow(f"wrong-field-count: {len(parts)} parts around {_SEPARATOR} instead of 2 (scenario, trait)")
     return {"text": parts[0], "text_pair": parts[1], "acceptability": _judged_by("virtue", row["label"])}
 
 
@@ -51,20 +51,20 @@ READERS = {
     ),
     "ethics_deontology": Reader(
         form="label,scenario,excuse with a header: is the excuse reasonable?",
-        rows=table(("label", "scenario", "excuse"), header=True),
+        rows=table(("label", "scenario", "excuse"), header=True, row_start="[01],"),
         convert=_deontology,
         language="en",
     ),
     "ethics_justice": Reader(
         form="label,scenario with a header: is the claim or the reason just?",
-        rows=table(("label", "scenario"), header=True),
+        rows=table(("label", "scenario"), header=True, row_start="[01],"),
         convert=_justice,
         language="en",
         group=by_family,
     ),
     "ethics_virtue": Reader(
         form=f"label,'scenario {_SEPARATOR} trait' with a header: does the trait show in the deed?",
-        rows=table(("label", "scenario"), header=True),
+        rows=table(("label", "scenario"), header=True, row_start="[01],"),
         convert=_virtue,
         language="en",
     ),

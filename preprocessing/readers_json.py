@@ -6,12 +6,13 @@ Run   `python -m preprocessing.readers scenarios=data/scenarios/dev.jsonl`
 """
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from preprocessing.errors import BadRow
 from preprocessing.forms import Reader
 from preprocessing.groups import by_text
-from preprocessing.records import FIELDS, Action, Record, from_json
+from preprocessing.records import Action, Record
 from preprocessing.tables import json_lines
 from redheart_hf.labels import BASIC_EMOTIONS, CIRCUMSTANCES, CULTURE, ETHICS_EXPERTS, VAD, VIEWS
 
@@ -23,17 +24,17 @@ LABEL_NAMES = {
     "acceptability": ETHICS_EXPERTS,
     "regret": VIEWS,
 }
-SCENARIO_KEYS = {"id", "language", "domain", "text", "actions", "chosen", "reason", "origin", *LABEL_NAMES}
+SCENARIO_KEYS = {"id", "language", "domain", "text", "actions", "chosen", "reason", *LABEL_NAMES}
 SUM_TOLERANCE = 0.02
 
 
 def _exact_keys(value: Any, names: Sequence[str] | set[str], where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise BadRow(f"not a JSON object: {where} is {value!r:.40}")
+        raise BadRow(f"wrong-type: {where} is {value!r:.40}, not a JSON object")
     if unknown := sorted(set(value) - set(names)):
-        raise BadRow(f"unknown key: {', '.join(map(repr, unknown))} in {where}")
+        raise BadRow(f"unknown-key: {', '.join(map(repr, unknown))} in {where}")
     if missing := sorted(set(names) - set(value)):
-        raise BadRow(f"missing key: {', '.join(map(repr, missing))} in {where}")
+        raise BadRow(f"missing-key: {', '.join(map(repr, missing))} in {where}")
     return value
 
 
@@ -44,7 +45,7 @@ def _vector(value: Any, names: Sequence[str], where: str) -> list[Any]:
 
 def _actions(value: Any) -> list[Action]:
     if not isinstance(value, list):
-        raise BadRow(f"malformed actions: {value!r:.40} is no list")
+        raise BadRow(f"wrong-type: actions are {value!r:.40}, not a list")
     actions = [_exact_keys(item, {"text", "utility"}, "actions") for item in value]
     return [Action(text=item["text"], utility=_vector(item["utility"], VIEWS, "utility")) for item in actions]
 
@@ -54,14 +55,14 @@ def _scenario(row: dict[str, Any]) -> dict[str, Any]:
     labels: dict[str, list[Any]] = {key: _vector(row[key], names, key) for key, names in LABEL_NAMES.items()}
     emotions = labels.pop("emotions")
     if all(type(value) in (int, float) for value in emotions) and abs(sum(emotions) - 1) > SUM_TOLERANCE:
-        raise BadRow(f"label out of range: emotions are a distribution but sum to {sum(emotions):.3g}")
+        raise BadRow(f"label-out-of-range: emotions are a distribution but sum to {sum(emotions):.3g}")
     plain = {key: row[key] for key in ("language", "text", "chosen", "reason")}
     return {**plain, **labels, "basic_emotions": emotions, "actions": _actions(row["actions"])}
 
 
 def _record(row: dict[str, Any]) -> dict[str, Any]:
-    record = from_json(row)
-    return {name: getattr(record, name) for name in FIELDS}
+    record = Record.from_dict(row)
+    return {item.name: getattr(record, item.name) for item in fields(record)}
 
 
 def _kept_groups(records: Sequence[Record]) -> list[str]:

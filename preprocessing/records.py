@@ -5,12 +5,15 @@ Out   `Record` and `Action`; `first_fault` says what is wrong with one.
 Run   `python -m preprocessing.readers scenarios=data/scenarios/dev.jsonl` reads a file of them.
 """
 
-import math
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
+from preprocessing.errors import BadRow
+from preprocessing.text import clean
 from redheart_hf.labels import (
     BASIC_EMOTIONS,
     CIRCUMSTANCES,
@@ -87,29 +90,27 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Record":
-        """Inverse of `to_dict`; ValueError names keys that are unknown or missing."""
+        """Inverse of `to_dict`; BadRow names keys that are unknown or missing."""
         values = dict(values)
         _check_keys(cls, values, "record")
-        if isinstance(values.get("actions"), list):
+        if values.get("actions") is not None:
+            if not isinstance(values["actions"], list):
+                raise BadRow(f"wrong-type: actions are {values['actions']!r:.80}, not a list")
             for action in values["actions"]:
                 _check_keys(Action, action, "action")
             values["actions"] = [Action(**action) for action in values["actions"]]
         return cls(**values)
 
 
-def _check_keys(kind: type, values: Any, name: str) -> None:
+def _check_keys(kind: type[Any], values: Any, name: str) -> None:
     if not isinstance(values, dict):
-        raise ValueError(f"wrong-type: {name} is {values!r:.80}, not an object")
-    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+        raise BadRow(f"wrong-type: {name} is {values!r:.80}, not an object")
+    known = {item.name for item in fields(kind)}
     if unknown := sorted(set(values) - known):
-        raise ValueError(f"unknown-key: {name} has {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-    required = {
-        item.name
-        for item in fields(kind)  # type: ignore[arg-type]
-        if item.default is MISSING and item.default_factory is MISSING
-    }
+        raise BadRow(f"unknown-key: {name} has {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    required = {item.name for item in fields(kind) if item.default is MISSING and item.default_factory is MISSING}
     if missing := sorted(required - set(values)):
-        raise ValueError(f"missing-key: {name} lacks {', '.join(missing)}")
+        raise BadRow(f"missing-key: {name} lacks {', '.join(missing)}")
 
 
 RANGES: dict[str, tuple[int, float, float]] = {
@@ -120,7 +121,8 @@ RANGES: dict[str, tuple[int, float, float]] = {
     "culture": (len(CULTURE), 0, 1),
     "circumstances": (len(CIRCUMSTANCES), -1, 1),
     "acceptability": (len(ETHICS_EXPERTS), 0, 1),
-    "regret": (len(VIEWS), 0, math.inf),
+    # Two utilities lie at most 2 apart, and regret is d + 0.5 d^3 of that distance.
+    "regret": (len(VIEWS), 0, 6),
 }
 """Label -> number of items, lowest and highest value."""
 
@@ -131,6 +133,14 @@ def first_fault(record: Record) -> str | None:
 
 
 def _faults(record: Record) -> Iterator[str]:
+    for name in ("id", "reader", "source", "split", "group"):
+        value = getattr(record, name)
+        if not isinstance(value, str) and not (value is None and name in ("split", "group")):
+            yield f"wrong-type: {name} is {value!r:.80}, not a string"
+    if type(record.row) is not int:
+        yield f"wrong-type: row is {record.row!r:.80}, not a whole number"
+    if not (isinstance(record.same_as, list) and all(isinstance(key, str) for key in record.same_as)):
+        yield f"wrong-type: same_as is {record.same_as!r:.80}, not a list of strings"
     if record.language not in LANGUAGES:
         yield f"unknown-label: language is {record.language!r}, not one of {', '.join(LANGUAGES)}"
     for name, text in _texts(record):
@@ -145,6 +155,24 @@ def _faults(record: Record) -> Iterator[str]:
         elif name == "circumstances" and min(values[1:]) < 0:
             yield f"label-out-of-range: circumstances after intensity must be 0 or more: {values}"
     yield from _action_faults(record)
+
+
+def cleaned(record: Record) -> Record:
+    """The record with every text in NFC and without outer spaces."""
+    for name in ("text", "text_pair", "worse", "reason"):
+        if isinstance(value := getattr(record, name), str):
+            setattr(record, name, clean(value))
+    for action in record.actions or []:
+        if isinstance(action.text, str):
+            action.text = clean(action.text)
+    return record
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """One JSON object a line, as the reader `records` reads them back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record.to_dict(), ensure_ascii=False) + "\n" for record in records)
 
 
 def _texts(record: Record) -> Iterator[tuple[str, Any]]:
@@ -181,7 +209,7 @@ def _numbers_fault(name: str, values: Any, count: int, low: float, high: float, 
         # bool is an int to Python: true among numbers is a mistake in the file, not a 1.
         if isinstance(value, bool) or not isinstance(value, int | float):
             return f"wrong-type: {name} holds {value!r:.80}, not a number"
-        if not (math.isfinite(value) and low <= value <= high):
+        if not low <= value <= high:
             return f"label-out-of-range: {name} holds {value}; it must lie in [{low}, {high}]"
     return None
 
