@@ -1,8 +1,8 @@
 """Keeps what is measured apart from what is learnt: shared texts, hold-outs, and the two halves of dev.
 
 In    records.
-Out   `find_overlaps` counts texts that several sources share, `without_overlaps` keeps them out of dev, `hold_out` sets
-      whole groups aside, `half_of` says which half of dev a text is in.
+Out   `find_overlaps` counts what sources share, `without_overlaps` keeps it out of dev, `hold_out` sets whole groups
+      aside, `half_of` says which half of dev a text is in.
 Run   `python -m preprocessing.readers goemotions=ekman_train.tsv goemotions=ekman_dev.tsv` prints the overlaps.
 """
 
@@ -73,7 +73,7 @@ def hold_out(records: Sequence[Record], rows: int, seed: int) -> tuple[list[Reco
     if not 0 < rows < len(records):
         raise UserError(f"cannot hold out {rows:,} of {len(records):,} records; name a number from 1 to one less")
     families: dict[int, list[int]] = defaultdict(list)
-    for position, family in enumerate(connected([*_keys(record), ("group", record.group)] for record in records)):
+    for position, family in enumerate(connected(map(_bonds, records))):
         families[family].append(position)
     held: set[int] = set()
     for _, members in sorted((_family_hash(records, members, seed), members) for members in families.values()):
@@ -101,6 +101,12 @@ def _keys(record: Record) -> Iterator[tuple[str, str]]:
         yield "text", normalise(record.worse)
     for key in record.same_as:
         yield "same_as", key
+
+
+def _bonds(record: Record) -> Iterator[tuple[str, str]]:
+    yield from _keys(record)
+    if record.group is not None:
+        yield "group", record.group
 
 
 def _family_hash(records: Sequence[Record], members: Iterable[int], seed: int) -> int:

@@ -2,7 +2,7 @@
 
 In    sources, READER=PATH or READER=PATH@split.
 Out   `read(source)`: records, and what was rejected. As a command: a table of what the files hold.
-Run   `python -m preprocessing.readers scenarios=data/scenarios/train.jsonl 'emobank=${REDHEART_DATA_DIR}/emobank.csv@dev'`
+Run   `python -m preprocessing.readers scenarios=data/scenarios/train.jsonl emobank=emobank.csv@dev`
 """
 
 import json
