@@ -96,7 +96,7 @@ def shared_sequences(scenarios: list[Scenario]) -> list[tuple[str, str, str]]:
         words = scenario["text"].split()
         sequences = {" ".join(words[i : i + WORDS_IN_COMMON]) for i in range(len(words) - WORDS_IN_COMMON + 1)}
         found += [(owner[item], scenario["id"], item) for item in sequences if item in owner]
-        owner.update(dict.fromkeys(sequences, scenario["id"]))
+        owner.update(dict.fromkeys(sequences, str(scenario["id"])))
     return found
 
 
