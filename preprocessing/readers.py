@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing import readers_emotion, readers_ethics, readers_json, sources
-from preprocessing.errors import BadRow, UserError
+from preprocessing.errors import BadRow, UserError, run
 from preprocessing.forms import Reader
 from preprocessing.records import Record, cleaned, first_fault
 from preprocessing.sources import Source
@@ -112,7 +112,9 @@ def _nothing_read(result: ReadResult, found_splits: Counter[str]) -> str:
             f"no row of {source} could be read ({counts}; row {first.row}: {first.detail}). "
             f"Reader {source.reader!r} expects {READERS[source.reader].form}"
         )
-    held = ", ".join(f"{split}: {count}" for split, count in found_splits.items()) or "no row at all"
+    if not found_splits:
+        return f"{source.path} holds a header and no rows; give a file with at least one"
+    held = ", ".join(f"{split}: {count}" for split, count in found_splits.items())
     return f"{source.path} holds no row of split {source.split!r}; it holds {held}"
 
 
@@ -127,10 +129,13 @@ def _check_labels_file(reader: Reader, source: Source) -> None:
     for number, (mine, other) in enumerate(zip(reader.labels, theirs, strict=False)):
         if mine != other:
             raise UserError(
-                f"{path} names label {number} {other!r}, but reader {source.reader!r} knows it as {mine!r}"
+                f"{path} names label {number} {other!r}, but reader {source.reader!r} knows it as {mine!r}; "
+                "another reader is meant, or the labels file belongs to other rows"
             )
     if len(theirs) != len(reader.labels):
-        raise UserError(f"{path} has {len(theirs)} labels, but reader {source.reader!r} knows {len(reader.labels)}")
+        raise UserError(
+            f"{path} has {len(theirs)} labels, but reader {source.reader!r} knows {len(reader.labels)}; is another meant?"
+        )
 
 
 def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
@@ -141,12 +146,10 @@ def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
 
 
 def main() -> None:
-    from preprocessing.inspection import inspect
+    from preprocessing.inspection import inspect  # it imports this module
 
     inspect()
 
 
 if __name__ == "__main__":
-    from preprocessing.errors import run
-
     run(main)

@@ -31,6 +31,11 @@ def _deontology(row: dict[str, str]) -> dict[str, Any]:
 
 
 def _justice(row: dict[str, str]) -> dict[str, Any]:
+    # The virtue file has the same header: without this its rows would train the wrong expert.
+    if _SEPARATOR in row["scenario"]:
+        raise BadRow(
+            f"unexpected-separator: a justice text holds no {_SEPARATOR}; the reader of this is ethics_virtue"
+        )
     return {"text": row["scenario"], "acceptability": _judged_by("justice", row["label"])}
 
 

@@ -36,7 +36,7 @@ def parse(argument: str, readers: Mapping[str, tuple[str, ...]]) -> Source:
         raise UserError(f"{argument!r} names no file; write READER=PATH or READER=PATH@split")
     if reader not in readers:
         near = difflib.get_close_matches(reader, readers, n=1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
+        meant = f", did you mean {near[0]!r}?" if near else "."
         raise UserError(f"there is no reader {reader!r}{meant} Known readers: {', '.join(sorted(readers))}")
     location = expand(location)
     path, split = _split_off(location)
@@ -46,14 +46,16 @@ def parse(argument: str, readers: Mapping[str, tuple[str, ...]]) -> Source:
     if path.is_dir():
         raise UserError(f"{path} is a folder; name one file in it, as in {reader}={path / 'FILE'}")
     if not path.exists():
-        raise UserError(f"there is no file {path} (looked from {Path.cwd()})")
+        raise UserError(f"there is no file {path} (looked from {Path.cwd()}); check the path")
     return Source(reader, path, split)
 
 
 def expand(location: str) -> str:
     def value(match: re.Match[str]) -> str:
         if not (found := os.environ.get(match[1])):
-            raise UserError(f"{location!r} needs the environment variable {match[1]}, which is not set")
+            raise UserError(
+                f"{location!r} needs the environment variable {match[1]}, which is not set; export {match[1]}=..."
+            )
         return found
 
     return os.path.expanduser(_VARIABLE.sub(value, location))
