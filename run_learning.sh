@@ -4,7 +4,7 @@
 # Run: bash run_learning.sh [mode] [arguments handed on]; `bash run_learning.sh help` lists the modes.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")"
+cd -P "$(dirname "${BASH_SOURCE[0]}")"
 
 usage() {
     cat <<'TEXT'
@@ -21,20 +21,26 @@ REDHEART_DATA_DIR points at the public data sets, for the tests and recipes that
 TEXT
 }
 
-# A stamp written last means the environment is whole; another setup.cfg, constraints.txt or checkout path makes it stale.
-# pip then adds only what is missing, which also completes an installation that was cut short.
+# The stamp is written last, so an environment that has it is whole. Without it, or with the stamp of another setup.cfg or
+# constraints.txt, pip adds what is missing: that also completes an installation that was cut short. The programs in
+# .venv/bin name their interpreter by its full path, so an environment that came from another folder is made anew.
 setup() {
-    local wanted stamp=.venv/redheart-stamp
-    wanted=$({ pwd && cat setup.cfg constraints.txt; } | sha256sum | cut -d' ' -f1)
+    local wanted stamp=.venv/redheart-stamp python=$PWD/.venv/bin/python
+    wanted=$({ echo "$PWD" && cat setup.cfg constraints.txt; } | sha256sum | cut -d' ' -f1)
     if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then
         return
     fi
     echo "run_learning.sh: preparing .venv (once; some minutes)" >&2
-    if [[ ! -x .venv/bin/python ]] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    rm -f "$stamp"
+    if ! grep -qsF "#!$python" .venv/bin/pip || ! "$python" -m pip --version >/dev/null 2>&1; then
         "${PYTHON:-python3}" -m venv --clear .venv
     fi
-    .venv/bin/python -m pip install --quiet "$(grep '^torch==' constraints.txt)"
-    .venv/bin/python -m pip install --quiet -c constraints.txt -e '.[train,lora,encoders,test,dev]'
+    "$python" -m pip install --quiet "$(grep '^torch==' constraints.txt)"
+    "$python" -m pip install --quiet -c constraints.txt -e '.[train,lora,encoders,test,dev]'
+    if ! "$python" -c 'import accelerate, bitsandbytes, datasets, peft, redheart_hf, tensorboard, torch, transformers'; then
+        echo "error: the packages in .venv cannot be imported (see above); delete .venv and start again" >&2
+        exit 1
+    fi
     echo "$wanted" >"$stamp"
 }
 
@@ -49,13 +55,13 @@ train() {
     accelerate launch --config_file accelerate_config.yaml training/train.py training/recipes/main.yaml "$@"
 }
 
-# One run of pytest, so that its closing line is the last line and speaks for every test.
+# One run of pytest, so that its closing line is the last line and speaks for every test. No test asks a model hub.
 run_tests() {
     local selection="not slow and not gpu"
     if [[ -n ${CI:-} || ${REDHEART_SLOW:-0} == 1 ]]; then
         selection="not gpu"
     fi
-    python -m pytest -m "$selection" "$@"
+    HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" python -m pytest -m "$selection" "$@"
 }
 
 mode=train
