@@ -82,6 +82,18 @@ def test_a_model_file_imports_only_what_the_package_asks_for(path: Path):
             assert top in known, f"{name(path)}:{node.lineno}: {top} is in neither install_requires nor the extra lora"
 
 
+def test_a_checkout_imports_only_what_its_extras_ask_for():
+    config = setup_cfg()
+    extras = config["options.extras_require"]
+    asked = config["options"]["install_requires"] + extras["train"] + extras["lora"]
+    known = {canonicalize_name(requirement.name) for requirement in requirements(asked)} | {"yaml", "sklearn"}
+    for path in [*(REPO / "preprocessing").glob("*.py"), *(REPO / "training").glob("*.py")]:
+        for node, _, module, _ in imports_of(path):
+            top = module.split(".")[0]
+            if top not in OURS and top not in sys.stdlib_module_names:
+                assert canonicalize_name(top) in known, f"{name(path)}:{node.lineno}: no extra asks for {top}"
+
+
 def test_preprocessing_needs_neither_torch_nor_training():
     paths = sorted((REPO / "preprocessing").rglob("*.py"))
     assert paths
