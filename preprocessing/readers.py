@@ -134,7 +134,7 @@ def _check_labels_file(reader: Reader, source: Source) -> None:
             )
     if len(theirs) != len(reader.labels):
         raise UserError(
-            f"{path} has {len(theirs)} labels, but reader {source.reader!r} knows {len(reader.labels)}; is another meant?"
+            f"{path} has {len(theirs)} labels, but reader {source.reader!r} knows {len(reader.labels)}; use another"
         )
 
 
