@@ -1,0 +1,53 @@
+"""Fixtures shared by the tests: the shipped scenarios, a tokenizer trained on them, a tiny model with it."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from preprocessing.readers import parse_source, read
+from redheart_hf import RedHeartForMultiTask, preset_config
+from training.train_tokenizer import texts_of, train_tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+SCENARIOS = ROOT / "data" / "scenarios"
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of public data sets named by REDHEART_DATA_DIR."""
+    folder = os.environ.get("REDHEART_DATA_DIR")
+    if not folder:
+        pytest.skip("REDHEART_DATA_DIR is not set: this test reads public data sets that are not in the repository")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def scenarios():
+    """The training scenarios, Korean and English, as records."""
+    return read(parse_source(f"scenarios={SCENARIOS / 'train.jsonl'}")).records
+
+
+@pytest.fixture(scope="session")
+def tokenizer(scenarios):
+    """Byte-level BPE of 1,024 entries over the shipped scenarios."""
+    return train_tokenizer(texts_of(scenarios), vocab_size=1024, max_length=512)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tokenizer, tmp_path_factory) -> Path:
+    """redheart-tiny as initialised with seed 0, saved with its tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    config = preset_config("redheart-tiny", vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    RedHeartForMultiTask(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,160 @@
+"""Checkpoints that exist whole or not at all.
+
+In    a folder, a function that writes into it; or a folder to read.
+Out   checkpoint-STEP with manifest.json (size and SHA-256 of every file); the newest valid one.
+Run   `python -c "from training.checkpoint import verify; verify('outputs/main/checkpoint-200')"`
+
+A checkpoint is written to a hidden folder beside its place, every file is flushed to the disk, the manifest is written
+last, and the folder is renamed. A kill at any moment leaves either the old state or the new one. A folder without a
+manifest does not exist for us; one whose files differ from its manifest is damaged and raises. Nothing is pickled:
+tensors are safetensors, the rest is JSON.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from preprocessing.errors import UserError
+
+MANIFEST = "manifest.json"
+PREFIX = "checkpoint-"
+
+
+def step_of(folder: Path) -> int:
+    match = re.fullmatch(PREFIX + r"(\d+)", folder.name)
+    return int(match.group(1)) if match else -1
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """Folders checkpoint-STEP that have a manifest, oldest first."""
+    found = [folder for folder in output_dir.glob(PREFIX + "*") if step_of(folder) >= 0]
+    return sorted((folder for folder in found if (folder / MANIFEST).is_file()), key=step_of)
+
+
+def file_digest(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_folder(target: Path, write: Callable[[Path], None], facts: dict[str, Any] | None = None) -> None:
+    """Make `target` hold what `write` puts into an empty folder, and a manifest, or leave everything as it was.
+
+    Raises UserError when the disk is full or the place cannot be written.
+    """
+    staging = target.parent / f".{target.name}.partial"
+    retired = target.parent / f".{target.name}.old"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        write(staging)
+        files = sorted(path for path in staging.rglob("*") if path.is_file())
+        manifest = {"facts": facts or {}, "files": {str(p.relative_to(staging)): file_digest(p) for p in files}}
+        (staging / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        for path in [*files, staging / MANIFEST, staging]:
+            flush_to_disk(path)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise UserError(
+            f"could not save {target}: {error} ({free_mib(target.parent)} MiB are free there). What was saved before "
+            "is untouched; make room or name another output_dir, and start again to go on from it"
+        ) from error
+    if target.exists():
+        shutil.rmtree(retired, ignore_errors=True)
+        target.rename(retired)
+    staging.rename(target)
+    flush_to_disk(target.parent)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def free_mib(folder: Path) -> int:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free // 2**20
+
+
+def verify(folder: Path | str) -> dict[str, Any]:
+    """The facts of a checkpoint's manifest; raises UserError naming the first file that differs from it."""
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder} is not a whole checkpoint: it has no {MANIFEST}")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        expected = manifest["files"].items()
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{folder / MANIFEST} is damaged: {error}; remove {folder} to go on from an older one"
+        ) from error
+    for name, digest in expected:
+        path = folder / name
+        actual = file_digest(path) if path.is_file() else {"bytes": 0, "sha256": "missing"}
+        if actual != digest:
+            raise UserError(
+                f"{path} is damaged: {actual['bytes']} bytes, SHA-256 {actual['sha256'][:12]}; the manifest says "
+                f"{digest['bytes']}, {digest['sha256'][:12]}. Remove {folder} to go on from an older checkpoint"
+            )
+    return manifest["facts"]
+
+
+def find_checkpoint(output_dir: Path, resume: str) -> Path | None:
+    """The checkpoint to go on from, verified; None to start afresh. `resume` as in TrainConfig."""
+    existing = checkpoints(output_dir)
+    if resume == "never":
+        if existing:
+            raise UserError(
+                f"{output_dir} holds {existing[-1].name}; use --resume auto to go on, or another output_dir"
+            )
+        return None
+    if resume == "auto":
+        chosen = existing[-1] if existing else None
+    else:
+        chosen = Path(resume)
+        if not chosen.is_dir():
+            raise UserError(f"no checkpoint at {chosen}; here are: {', '.join(p.name for p in existing) or 'none'}")
+    if chosen is not None:
+        verify(chosen)
+    return chosen
+
+
+def remove_oldest(output_dir: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints, and what killed saves left behind."""
+    for folder in checkpoints(output_dir)[:-keep]:
+        # The manifest goes first: a kill in between leaves a folder that does not count as a checkpoint.
+        (folder / MANIFEST).unlink()
+        shutil.rmtree(folder)
+    for leftover in output_dir.glob(f".{PREFIX}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Every tensor of the optimizer's state under "parameter index.name", and its plain numbers beside it as JSON."""
+    state = optimizer.state_dict()["state"]
+    tensors = {
+        f"{index}.{name}": value.contiguous() for index, entry in state.items() for name, value in entry.items()
+    }
+    save_file(tensors, path)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Bring the state saved by `save_optimizer` back; the groups' settings stay those of this run."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in load_file(path).items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

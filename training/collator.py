@@ -1,0 +1,98 @@
+"""Records of the encoded dataset become one batch of tensors.
+
+In    rows as `preprocessing.encode` wrote them, and the tokenizer's padding id and side.
+Out   {input_ids, attention_mask, (token_type_ids), (alternatives, chosen), labels, ids, first_row}.
+Run   `Collator(tokenizer)([dataset[i] for i in (3, 1, 4)])`
+
+A record gives one sequence, or two (better and worse of a pair), or one more than it has actions (text, then text with
+each action). Every label is there for every sequence, NaN where it is absent, so that each batch asks the same of the
+model. Letters: N sequences, G groups of alternatives, A alternatives, P pairs.
+"""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from redheart_hf.labels import (
+    BASIC_EMOTIONS,
+    CIRCUMSTANCES,
+    CULTURE,
+    ETHICS_EXPERTS,
+    FINE_EMOTIONS,
+    KOREAN_EMOTIONS,
+    VAD,
+    VIEWS,
+)
+
+TEXT_LABELS = {  # of the text itself
+    "basic_emotions": len(BASIC_EMOTIONS),
+    "fine_emotions": len(FINE_EMOTIONS),
+    "korean_emotions": len(KOREAN_EMOTIONS),
+    "vad": len(VAD),
+    "culture": len(CULTURE),
+    "regret": len(VIEWS),
+}
+DEED_LABELS = {"circumstances": len(CIRCUMSTANCES), "acceptability": len(ETHICS_EXPERTS)}  # of the chosen action
+
+
+class Collator:
+    """Pads sequences to the longest of the batch and lays the labels beside them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+
+    def __call__(self, records: list[dict[str, Any]]) -> dict[str, Any]:
+        sequences = [sequence for record in records for sequence in record["sequences"]]
+        padded: dict[str, Any] = {"input_ids": sequences}
+        if records[0]["segments"] is not None:
+            padded["token_type_ids"] = [segment for record in records for segment in record["segments"]]
+        batch: dict[str, Any] = dict(self.tokenizer.pad(padded, return_tensors="pt"))
+        first_row = torch.tensor([len(record["sequences"]) for record in records]).cumsum(0).tolist()
+        first_row = [0, *first_row[:-1]]
+        batch["labels"] = self.labels(records, first_row, len(sequences))
+        self.add_alternatives(batch, records, first_row)
+        batch["ids"] = [record["id"] for record in records]
+        batch["first_row"] = first_row
+        return batch
+
+    def labels(self, records: list[dict], first_row: list[int], num_sequences: int) -> dict[str, torch.Tensor]:
+        sizes = TEXT_LABELS | DEED_LABELS | {"utility_views": len(VIEWS)}
+        labels = {name: torch.full((num_sequences, size), float("nan")) for name, size in sizes.items()}
+        pairs = []
+        for record, row in zip(records, first_row, strict=True):
+            deed_row = row if record["chosen"] is None else row + 1 + record["chosen"]
+            for name in sizes:
+                values = record.get(name)
+                if values is not None:
+                    labels[name][deed_row if name in DEED_LABELS else row] = as_tensor(values)
+            for position, utility in enumerate(record["utilities"] or []):
+                labels["utility_views"][row + 1 + position] = as_tensor(utility)
+            if record["is_pair"]:
+                pairs.append((row, row + 1))
+        labels["preference"] = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
+        return labels
+
+    def add_alternatives(self, batch: dict[str, Any], records: list[dict], first_row: list[int]) -> None:
+        """Row indices of the actions of each record that has any, and the regret of the chosen one."""
+        groups = [
+            (record, row) for record, row in zip(records, first_row, strict=True) if record["chosen"] is not None
+        ]
+        if not groups:
+            return
+        widest = max(len(record["sequences"]) - 1 for record, _ in groups)
+        alternatives = torch.full((len(groups), widest), -1, dtype=torch.long)
+        regret = torch.full((len(groups), len(VIEWS)), float("nan"))
+        for index, (record, row) in enumerate(groups):
+            actions = len(record["sequences"]) - 1
+            alternatives[index, :actions] = torch.arange(row + 1, row + 1 + actions)
+            if record["regret"] is not None:
+                regret[index] = as_tensor(record["regret"])
+        batch["alternatives"] = alternatives
+        batch["chosen"] = torch.tensor([record["chosen"] for record, _ in groups])
+        batch["labels"]["alternatives_regret"] = regret
+
+
+def as_tensor(values: list[float | None]) -> torch.Tensor:
+    """float32, with NaN for None."""
+    return torch.tensor([float("nan") if value is None else value for value in values])

@@ -1,0 +1,162 @@
+"""TrainConfig: all that is needed to repeat a run. Recipes (YAML) and the command line are made from it.
+
+In    `[recipe.yaml] [--field value ...]`; later ones win; unknown fields and wrong types end with exit code 2.
+Out   a TrainConfig; it is saved in every checkpoint and beside the final model.
+Run   `python training/train.py --help`
+
+What belongs to the network is in `RedHeartConfig` and reached here as `--model.FIELD VALUE`; what belongs to the
+machine is in accelerate_config.yaml.
+"""
+
+import dataclasses
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser
+
+from preprocessing.errors import UserError
+
+# Fields that may differ when a run goes on: they change what is written and when, never the weights.
+FREE_ON_RESUME = {"output_dir", "log_steps", "save_steps", "save_total_limit", "resume", "num_workers", "num_proc"}
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """One training run."""
+
+    output_dir: str
+    """Folder of the run: checkpoints, metrics.jsonl, rejected.jsonl, TensorBoard files, final/."""
+    train: list[str]
+    """Sources as READER=PATH or READER=PATH@SPLIT; ${VARIABLES} of the environment are filled in."""
+    dev: list[str] = field(default_factory=list)
+    """Sources to evaluate on; texts that also occur in training are taken out of them and counted."""
+    holdout: dict[str, int] = field(default_factory=dict)
+    """READER: ROWS to take out of a training source for dev; rows that share a scenario stay together."""
+
+    passes: dict[str, float] = field(default_factory=dict)
+    """READER: PASSES over its records in one epoch; 1 by default, 0.3 takes other records each epoch."""
+
+    preset: str = "redheart-tiny"
+    """Name of the architecture to start from (python -m redheart_hf.presets)."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Fields of RedHeartConfig put over the preset, as in --model.hidden_size 256."""
+    text_encoder: str | None = None
+    """Folder of a Hugging Face encoder, or package:NAME/SUBFOLDER inside an installed Python package."""
+    tokenizer: str | None = None
+    """Folder of the tokenizer; by default the text encoder's."""
+
+    epochs: int = 1
+    """Passes over the training data."""
+    max_steps: int | None = None
+    """Stop after so many optimizer steps; the schedule then ends there."""
+    batch_size: int = 32
+    """Records per process and micro-batch; a preference pair or a scenario with its actions is one record."""
+    gradient_accumulation_steps: int = 1
+    """Micro-batches per optimizer step; the gradient is that of one large batch, whatever labels each one has."""
+    bucket_batches: int = 50
+    """Batches are cut from pools of so many batches, sorted by length, to spare padding; 1 leaves pure chance."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Arithmetic of the forward pass; weights and optimizer stay in float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+
+    learning_rate: float = 1e-4
+    """Peak rate of AdamW for all but the text encoder."""
+    text_encoder_learning_rate: float | None = None
+    """Peak rate of the text encoder's weights; by default as `learning_rate`."""
+    min_learning_rate: float = 1e-6
+    """Where the cosine ends."""
+    warmup_steps: int = 100
+    """Steps of linear rise to the peak."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of AdamW's two moments."""
+    weight_decay: float = 0.01
+    """Decoupled decay of matrices; norms, biases and single numbers are spared."""
+    max_grad_norm: float = 1.0
+    """Gradients longer than this are cut to it."""
+    loss_weighting: Literal["equal", "uncertainty"] = "uncertainty"
+    """equal: the terms' losses are added as they are; uncertainty: each is weighed by what it has learned (arXiv
+    1705.07115)."""
+    loss_weights: dict[str, float] = field(default_factory=dict)
+    """TERM: FACTOR, fixed and besides the above; terms are listed in redheart_hf/losses.py."""
+
+    seed: int = 0
+    """Decides initial weights, order of the data and dropout."""
+    log_steps: int = 10
+    """Steps between lines of metrics.jsonl."""
+    eval_steps: int | None = None
+    """Steps between evaluations on dev; by default after each epoch."""
+    save_steps: int = 200
+    """Steps between checkpoints."""
+    save_total_limit: int = 30
+    """Checkpoints kept; the oldest go first."""
+    resume: str = "auto"
+    """auto: go on from the newest checkpoint in output_dir, if any; never: refuse to start over one; or a folder."""
+    num_workers: int = 0
+    """Processes that prepare batches ahead; worth it on a GPU."""
+    num_proc: int = 1
+    """Processes that tokenize."""
+
+    def __post_init__(self):
+        least = {"epochs": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "bucket_batches": 1, "log_steps": 1}
+        least |= {"save_steps": 1, "save_total_limit": 1, "num_proc": 1, "num_workers": 0, "warmup_steps": 0}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise UserError(f"{name} must be at least {minimum}, got {getattr(self, name)}")
+        for name in ("learning_rate", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
+        for reader, passes in self.passes.items():
+            if not passes > 0:
+                raise UserError(f"passes of {reader} must be positive, got {passes}")
+        if not self.train:
+            raise UserError("train names no source; give at least one READER=PATH")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"betas": list(self.betas)}
+
+    def differences(self, saved: dict[str, Any]) -> list[str]:
+        """Fields in which a saved run differs from this one so that going on would not be the same run."""
+        mine = self.to_dict()
+        return [
+            f"{name}: {saved.get(name)!r} in the checkpoint, {mine[name]!r} now"
+            for name in mine
+            if name not in FREE_ON_RESUME and saved.get(name) != mine[name]
+        ]
+
+
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="training/train.py",
+        description="Train a Red Heart model: accelerate launch training/train.py [recipe.yaml] [--field value ...]",
+        epilog="Exit codes: 0 done, 1 a fault of the program or a run stopped by NaN, 2 something you can mend.",
+    )
+    parser.add_argument("--recipe", action="config", help="YAML file with any of the fields below")
+    parser.add_class_arguments(TrainConfig)
+    return parser
+
+
+def parse_config(arguments: list[str]) -> TrainConfig:
+    """The config from command-line arguments, the first of which may be a recipe's path."""
+    if arguments and not arguments[0].startswith("-"):
+        if not Path(arguments[0]).is_file():
+            raise UserError(f"no recipe at {arguments[0]!r}")
+        arguments = ["--recipe", *arguments]
+    values = build_parser().parse_args(arguments).as_dict()
+    values.pop("recipe", None)
+    return TrainConfig(**values)
+
+
+def expand_variables(value: str) -> str:
+    """`value` with ${NAME} replaced from the environment; an unset one raises UserError."""
+
+    def value_of(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in os.environ:
+            raise UserError(f"{value!r} needs the environment variable {name}, which is not set")
+        return os.environ[name]
+
+    return re.sub(r"\$\{(\w+)\}", value_of, value)

@@ -1,0 +1,92 @@
+"""From sources to what the loop trains on and what it is judged by.
+
+In    sources as READER=PATH, rows to hold out, a tokenizer.
+Out   an encoded training set; dev records per reader; rejected.jsonl, holdout.jsonl and data.json in output_dir.
+Run   through training/train.py; `python -m preprocessing.readers READER=PATH` shows what a source holds.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from preprocessing.encode import encode
+from preprocessing.errors import UserError
+from preprocessing.overlap import find_overlaps, hold_out, without_overlaps
+from preprocessing.readers import parse_source, read, write_rejected
+from preprocessing.records import Record
+from redheart_hf import RedHeartConfig
+from training.config import TrainConfig
+
+
+@dataclass
+class RunData:
+    """`train` is encoded; `dev` and `counts` are by reader."""
+
+    train: Dataset
+    dev: dict[str, list[Record]]
+    counts: dict[str, int]
+
+
+def read_sources(sources: list[str], rejected: list) -> dict[str, list[Record]]:
+    """Records by reader; rows set aside are added to `rejected`."""
+    by_reader: dict[str, list[Record]] = {}
+    for source in map(parse_source, sources):
+        result = read(source)
+        rejected += result.rejected
+        by_reader.setdefault(source.reader, []).extend(result.records)
+    return by_reader
+
+
+def take_holdouts(
+    train: dict[str, list[Record]], dev: dict[str, list[Record]], config: TrainConfig
+) -> dict[str, list[Record]]:
+    """Move `config.holdout` rows of each named reader from train to dev; gives back what was moved."""
+    held_out = {}
+    for reader, rows in config.holdout.items():
+        if reader not in train:
+            raise UserError(f"holdout names {reader!r}, which is not among the training readers: {', '.join(train)}")
+        train[reader], held_out[reader] = hold_out(train[reader], rows, config.seed)
+        if not train[reader]:
+            raise UserError(f"holdout of {rows} rows leaves nothing of {reader} to train on")
+        dev.setdefault(reader, []).extend(held_out[reader])
+    return held_out
+
+
+def prepare_data(
+    config: TrainConfig, model_config: RedHeartConfig, tokenizer: PreTrainedTokenizerBase, write: bool
+) -> RunData:
+    """Read, hold out, take what dev shares with train out of dev, encode; reports are written where `write`."""
+    rejected: list = []
+    train = read_sources(config.train, rejected)
+    dev = read_sources(config.dev, rejected)
+    held_out = take_holdouts(train, dev, config)
+    all_train = [record for records in train.values() for record in records]
+    all_dev = [record for records in dev.values() for record in records]
+    overlaps = find_overlaps(all_train, all_dev)
+    kept, dropped = without_overlaps(all_dev, all_train)
+    kept_ids = {record.id for record in kept}
+    dev = {reader: [record for record in records if record.id in kept_ids] for reader, records in dev.items()}
+    dataset = encode(all_train, tokenizer, model_config.max_length, model_config.text_prefix, num_proc=config.num_proc)
+    report = {
+        "train": {reader: len(records) for reader, records in train.items()},
+        "dev": {reader: len(records) for reader, records in dev.items()},
+        "rejected": Counter(f"{row.file}: {row.reason}" for row in rejected),
+        "overlaps": str(overlaps).splitlines(),
+        "taken_out_of_dev": Counter(record.reader for record in dropped),
+        "truncated_sequences": int(sum(dataset["truncated"])),
+    }
+    if write:
+        output_dir = Path(config.output_dir)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_rejected(output_dir / "rejected.jsonl", rejected)
+        for reader, records in held_out.items():
+            lines = [json.dumps(record.to_dict(), ensure_ascii=False) for record in records]
+            (output_dir / f"holdout_{reader}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        text = json.dumps(report, indent=2, ensure_ascii=False)
+        (output_dir / "data.json").write_text(text + "\n", encoding="utf-8")
+        print(text)
+    return RunData(dataset, dev, report["train"])

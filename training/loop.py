@@ -1,0 +1,294 @@
+"""The training loop: forward, compute, update; log, evaluate, save; in that order, on one screen.
+
+In    an Accelerator, a model, an encoded dataset, a collator, a TrainConfig.
+Out   trained weights in the model; checkpoints and metrics in output_dir.
+Run   through training/train.py.
+
+Everything that decides the next step is a function of (seed, step, process) or is in the checkpoint: weights, router
+bias, AdamW's moments, the terms' weights, the loss scaler, the step. Random numbers (Python's, NumPy's, torch's on every
+device) are seeded from seed, step and process at the start of each step; the data's order follows from seed and epoch.
+A resumed run therefore repeats the uninterrupted one bit for bit, and takes up step 1,000,000 as fast as step 10.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from datasets import Dataset
+from torch.utils.data import DataLoader
+
+from preprocessing.errors import UserError
+from redheart_hf import RedHeartForMultiTask
+from redheart_hf.losses import TERMS, label_counts, loss_sums, multi_task_loss
+from redheart_hf.outputs import RedHeartOutput
+from training.batch_plan import BatchPlan
+from training.checkpoint import load_optimizer, remove_oldest, save_optimizer, step_of, verify, write_folder
+from training.collator import Collator
+from training.config import TrainConfig
+from training.optim import TermWeights, build_optimizer, learning_rate_at
+from training.run_facts import numerics, warn_when_bits_may_differ
+from training.run_log import RunLog
+
+Batch = dict[str, Any]
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "alternatives", "chosen")
+MAX_SKIPPED_IN_A_ROW = 10
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient became NaN or infinite; raised before the optimizer moved."""
+
+
+class TrainLoop:
+    """One run. `train` goes from the step the loop is at to the last one."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: RedHeartForMultiTask,
+        dataset: Dataset,
+        collator: Collator,
+        config: TrainConfig,
+        evaluate: Callable[[], dict[str, Any]] | None = None,
+    ):
+        self.accelerator, self.config, self.dataset, self.evaluate = accelerator, config, dataset, evaluate
+        self.collator, self.output_dir = collator, Path(config.output_dir)
+        self.plan = BatchPlan(
+            dataset["length"],
+            dataset["reader"],
+            config.batch_size,
+            config.seed,
+            config.passes,
+            config.gradient_accumulation_steps,
+            config.bucket_batches,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        self.total_steps = config.max_steps or config.epochs * self.plan.steps_per_epoch
+        self.eval_steps = config.eval_steps or self.plan.steps_per_epoch
+        self.bare_model = model
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, config))
+        self.term_weights = TermWeights(config)
+        self.step, self.skipped_steps, self.skipped_in_a_row, self.metrics_bytes = 0, 0, 0, 0
+
+    # ---------------------------------------------------------------- the way of a step
+
+    def train(self) -> None:
+        log = RunLog(
+            self.output_dir, self.step, self.total_steps, self.metrics_bytes, self.accelerator.is_main_process
+        )
+        self.model.train()
+        started = time.perf_counter()
+        for group in self.groups():
+            set_seed(self.seed_of_step())
+            losses, numbers = self.take_step(group)
+            self.step += 1
+            log.advance(losses["total"])
+            if self.step % self.config.log_steps == 0 or self.step == self.total_steps:
+                seconds = time.perf_counter() - started
+                started += seconds
+                log.write(self.step, {"loss": losses} | numbers, {"seconds": seconds})
+            if self.evaluate and (self.step % self.eval_steps == 0 or self.step == self.total_steps):
+                log.write(self.step, {"eval": self.evaluate()})
+                self.model.train()
+            if self.step % self.config.save_steps == 0 or self.step == self.total_steps:
+                self.save(log)
+        log.close()
+
+    def take_step(self, group: list[Batch]) -> tuple[dict[str, float], dict[str, Any]]:
+        """One optimizer step over the micro-batches of `group`: the gradient of one large batch."""
+        counts = self.count_labels(group)
+        totals, load = {}, 0.0
+        for index, batch in enumerate(group):
+            last = index == len(group) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                outputs = self.forward(batch)
+                sums = self.compute(outputs, batch, counts)
+            totals = {term: totals.get(term, 0.0) + value for term, value in sums.items()}
+            load = load + outputs.emotion.router_load
+        return self.update(totals, counts, load, group)
+
+    def forward(self, batch: Batch) -> RedHeartOutput:
+        return self.model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
+
+    def compute(self, outputs: RedHeartOutput, batch: Batch, counts: dict[str, float]) -> dict[str, torch.Tensor]:
+        """Losses of one micro-batch and their gradients; gives back each term's detached sum.
+
+        DistributedDataParallel averages gradients over processes, where we want their sum: hence the factor.
+        """
+        sums = loss_sums(outputs, batch["labels"], self.bare_model.config)
+        loss, _ = multi_task_loss(sums, counts, self.term_weights.factors(), self.bare_model.config)
+        self.accelerator.backward(loss * self.accelerator.num_processes)
+        return {term: value.detach() for term, value in sums.items()}
+
+    def update(self, totals, counts, load, group) -> tuple[dict[str, float], dict[str, Any]]:
+        """Check, clip, move: optimizer, then the terms' weights and the router's bias."""
+        losses = self.global_losses(totals, counts, group)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        if not torch.isfinite(norm) and self.accelerator.scaler is None:
+            raise NonFiniteError(self.describe_gradients(group))
+        rates = {}
+        for param_group in self.optimizer.param_groups:
+            param_group["lr"] = rates[param_group["peak"]] = learning_rate_at(
+                self.step,
+                param_group["peak"],
+                self.config.min_learning_rate,
+                self.config.warmup_steps,
+                self.total_steps,
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.count_skipped_step(group)
+        self.term_weights.update(losses)
+        load = self.accelerator.reduce(load, reduction="sum")
+        self.bare_model.update_router_bias(load)
+        numbers = {
+            "learning_rate": max(rates.values()),
+            "gradient_norm": float(norm),
+            "skipped_steps": self.skipped_steps,
+            "weights": {term: factor for term, factor in self.term_weights.factors().items() if term in losses},
+            "router_load": (load / load.sum()).tolist(),
+        }
+        total = sum(self.term_weights.factors()[term] * loss for term, loss in losses.items())
+        return losses | {"total": total}, numbers
+
+    # ---------------------------------------------------------------- what a step needs
+
+    def groups(self) -> Iterator[list[Batch]]:
+        """Micro-batches of the steps still to come, on the device."""
+        steps = range(self.step, self.total_steps)
+        sampler = [indices for step in steps for indices in self.plan.step(step)]
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=sampler,
+            collate_fn=self.collator,
+            num_workers=self.config.num_workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+        group: list[Batch] = []
+        for batch in loader:
+            group.append(to_device(batch, self.accelerator.device))
+            if len(group) == self.config.gradient_accumulation_steps:
+                yield group
+                group = []
+
+    def seed_of_step(self) -> int:
+        """A number below 2^31, different for each (seed, step, process) in reach."""
+        seed = (self.config.seed * 1_000_003 + self.step) * 1_009 + self.accelerator.process_index
+        return seed % (2**31 - 1)
+
+    def count_labels(self, group: list[Batch]) -> dict[str, float]:
+        """Labels per term in the whole group, over all processes: known before the first forward."""
+        of_batches = [label_counts(batch["labels"], len(batch["input_ids"])) for batch in group]
+        local = torch.tensor([sum(counts[term] for counts in of_batches) for term in TERMS], dtype=torch.float64)
+        reduced = self.accelerator.reduce(local.to(self.accelerator.device), reduction="sum")
+        return dict(zip(TERMS, reduced.tolist(), strict=True))
+
+    def global_losses(self, totals, counts, group) -> dict[str, float]:
+        """Each labelled term's loss over the whole group and all processes; raises NonFiniteError."""
+        zero = torch.zeros((), device=self.accelerator.device)
+        stacked = torch.stack([totals.get(term, zero).float() for term in TERMS])
+        summed = self.accelerator.reduce(stacked, reduction="sum").tolist()
+        losses = {term: value / counts[term] for term, value in zip(TERMS, summed, strict=True) if counts[term]}
+        broken = {term: loss for term, loss in losses.items() if not math.isfinite(loss)}
+        if broken:
+            raise NonFiniteError(f"step {self.step}: loss of {broken} is not finite; {ids_of(group)}")
+        return losses
+
+    def describe_gradients(self, group: list[Batch]) -> str:
+        broken = [
+            name
+            for name, parameter in self.bare_model.named_parameters()
+            if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+        ]
+        tasks = sorted({name.split(".")[0] for name in broken})
+        return (
+            f"step {self.step}: {len(broken)} gradients of {tasks} are not finite, the first is {broken[:1]}; "
+            f"{ids_of(group)}"
+        )
+
+    def count_skipped_step(self, group: list[Batch]) -> None:
+        """fp16 only: the scaler leaves out a step whose scaled gradients overflow, and halves its scale."""
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.skipped_in_a_row = 0
+            return
+        self.skipped_steps += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise NonFiniteError(
+                f"step {self.step}: the loss scaler has skipped {self.skipped_in_a_row} steps in a row, at scale "
+                f"{self.accelerator.scaler.get_scale()}; use --mixed_precision bf16 or no; {ids_of(group)}"
+            )
+
+    # ---------------------------------------------------------------- stop and go on
+
+    def save(self, log: RunLog) -> None:
+        """checkpoint-STEP: a loadable model folder, the optimizer's state, and state.json."""
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            state = {
+                "step": self.step,
+                "skipped_steps": self.skipped_steps,
+                "skipped_in_a_row": self.skipped_in_a_row,
+                "term_weights": self.term_weights.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "metrics_bytes": log.metrics_bytes(),
+                "num_processes": self.accelerator.num_processes,
+                "numerics": numerics(self.accelerator.device),
+                "train_config": self.config.to_dict(),
+            }
+
+            def write(folder: Path) -> None:
+                self.bare_model.save_pretrained(folder)
+                self.collator.tokenizer.save_pretrained(folder)
+                save_optimizer(self.optimizer, folder / "optimizer.safetensors")
+                (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+            write_folder(self.output_dir / f"checkpoint-{self.step}", write, {"step": self.step})
+            remove_oldest(self.output_dir, self.config.save_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def load(self, folder: Path) -> None:
+        """Take up the run where `folder` left it; raises UserError when it is damaged or of another run."""
+        verify(folder)
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        differences = self.config.differences(state["train_config"])
+        if state["num_processes"] != self.accelerator.num_processes:
+            differences.append(
+                f"processes: {state['num_processes']} in the checkpoint, {self.accelerator.num_processes} now"
+            )
+        if differences:
+            raise UserError(
+                f"{folder} belongs to another run ({'; '.join(differences)}). Restore these settings, or give another "
+                "output_dir"
+            )
+        warn_when_bits_may_differ(state["numerics"], numerics(self.accelerator.device))
+        saved = RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32)
+        self.bare_model.load_state_dict(saved.state_dict())
+        load_optimizer(self.optimizer, folder / "optimizer.safetensors")
+        self.term_weights.load_state_dict(state["term_weights"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.metrics_bytes = step_of(folder), state["metrics_bytes"]
+        self.skipped_steps, self.skipped_in_a_row = state["skipped_steps"], state["skipped_in_a_row"]
+
+
+def ids_of(group: list[Batch]) -> str:
+    return f"records of the step: {[record_id for batch in group for record_id in batch['ids']]}"
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Tensors of a nested batch on `device`; everything else as it is."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {name: to_device(item, device) for name, item in value.items()}
+    return value

@@ -1,0 +1,94 @@
+"""What moves the weights: parameter groups, the learning rate as a function of the step, and the terms' weights.
+
+In    a model, a TrainConfig, a step.
+Out   AdamW over two or three groups; a learning rate; TermWeights.
+Run   through TrainLoop.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from redheart_hf.losses import ROUTER_TERM, TERMS
+from training.config import TrainConfig
+
+
+def learning_rate_at(step: int, peak: float, minimum: float, warmup_steps: int, total_steps: int) -> float:
+    """Rate of the update that leads from `step` to `step` + 1: linear to `peak`, then half a cosine to `minimum`.
+
+    The first of W warm-up updates has peak / W; the last update of the run has `minimum`.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
+    return minimum + (peak - minimum) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """Fused AdamW; matrices decay, vectors do not, and the text encoder has a peak rate of its own.
+
+    Each group keeps its peak rate under `peak`. Raises RuntimeError when nothing can be trained.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = (".encoder." in name, parameter.ndim >= 2)
+            groups.setdefault(key, []).append(parameter)
+    if not groups:
+        raise RuntimeError("the model has no parameter that requires a gradient")
+    encoder_rate = config.text_encoder_learning_rate or config.learning_rate
+    settings = [
+        {
+            "params": parameters,
+            "peak": encoder_rate if in_encoder else config.learning_rate,
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for (in_encoder, decays), parameters in sorted(groups.items())
+    ]
+    return torch.optim.AdamW(settings, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+class TermWeights:
+    """A factor for each term of the loss.
+
+    `uncertainty` (Kendall et al. 2018, arXiv 1705.07115): term t weighs exp(-s_t), and s_t descends on
+    exp(-s_t) L_t + s_t, whose gradient 1 - exp(-s_t) L_t needs only the loss of the whole step. It is therefore taken
+    here, outside of autograd, from losses summed over all micro-batches and processes. A term without labels keeps s_t;
+    so does `vad`, a likelihood that already weighs itself by its own variance, and the router's, which is no task.
+    """
+
+    learns = frozenset(TERMS) - {"vad", ROUTER_TERM}
+
+    rate = 0.01  # one step moves s by at most this
+    bounds = (-4.0, 4.0)  # no term counts for more than e^4 of another's share, nor vanishes
+
+    def __init__(self, config: TrainConfig):
+        unknown = sorted(set(config.loss_weights) - set(TERMS))
+        if unknown:
+            raise ValueError(f"loss_weights names unknown terms {unknown}; known: {', '.join(TERMS)}")
+        self.learned = config.loss_weighting == "uncertainty"
+        self.fixed = {term: config.loss_weights.get(term, 1.0) for term in TERMS}
+        self.log_variances = dict.fromkeys(TERMS, 0.0)
+
+    def factors(self) -> dict[str, float]:
+        return {term: self.fixed[term] * math.exp(-self.log_variances[term]) for term in TERMS}
+
+    def update(self, losses: Mapping[str, float]) -> None:
+        """Move s_t along its gradient, cut to [-1, 1], for each term in `losses`."""
+        if not self.learned:
+            return
+        low, high = self.bounds
+        for term, loss in losses.items():
+            if term not in self.learns:
+                continue
+            gradient = 1 - math.exp(-self.log_variances[term]) * loss
+            moved = self.log_variances[term] - self.rate * max(-1.0, min(1.0, gradient))
+            self.log_variances[term] = max(low, min(high, moved))
+
+    def state_dict(self) -> dict[str, float]:
+        return dict(self.log_variances)
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        self.log_variances = {term: float(state[term]) for term in TERMS}

@@ -1,0 +1,34 @@
+"""On what arithmetic a run's bits depend beyond its config: threads, kind of CPU, device, versions.
+
+In    a device.
+Out   a dictionary for the checkpoint; a warning when a resumed run's bits may differ.
+Run   `python -c "import torch; from training.run_facts import numerics; print(numerics(torch.device('cpu')))"`
+"""
+
+import warnings
+from typing import Any
+
+import torch
+import transformers
+
+
+def numerics(device: torch.device) -> dict[str, Any]:
+    """What must be equal for two runs to agree bit for bit."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "device": device.type,
+        "processor": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def warn_when_bits_may_differ(saved: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = [f"{name} {saved.get(name)} -> {now[name]}" for name in now if saved.get(name) != now[name]]
+    if changed:
+        warnings.warn(
+            f"resuming with other arithmetic than the checkpoint's ({', '.join(changed)}): the run is as good, but its "
+            "bits may differ from an uninterrupted one",
+            stacklevel=2,
+        )

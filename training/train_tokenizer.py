@@ -1,0 +1,80 @@
+"""Train a tokenizer of our own: byte-level BPE over Korean and English, whole words for neither.
+
+In    --data READER=PATH (repeatable), --vocab-size, --output.
+Out   a folder that `AutoTokenizer.from_pretrained` reads.
+Run   python -m training.train_tokenizer --data scenarios=data/scenarios/train.jsonl --vocab-size 4096 \
+          --output outputs/main/tokenizer
+
+Bytes are the alphabet, so that no text is ever unknown. Text is brought to NFC first: decomposed Korean (as macOS file
+systems write it) gives the same tokens. A pair (text, action) is `<s> text </s> action </s>`, the action being segment 1.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from preprocessing.errors import UserError, run
+from preprocessing.readers import parse_source, read
+from preprocessing.records import Record
+
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
+LEAST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+
+
+def texts_of(records: list[Record]) -> Iterator[str]:
+    """Every text of the records: their own, second parts, actions, the worse of a pair."""
+    for record in records:
+        yield record.text
+        yield from filter(None, (record.text_pair, record.worse))
+        yield from (action.text for action in record.actions or [])
+
+
+def train_tokenizer(texts: Iterator[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with `vocab_size` entries at most; fewer when the texts do not hold as many pairs."""
+    if vocab_size < LEAST_VOCABULARY:
+        raise UserError(f"vocab_size must be at least {LEAST_VOCABULARY} (bytes and special tokens), got {vocab_size}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    start, end = tokenizer.token_to_id("<s>"), tokenizer.token_to_id("</s>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", start), ("</s>", end)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        cls_token="<s>",
+        sep_token="</s>",
+        unk_token="<unk>",
+        model_max_length=max_length,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", action="append", required=True, metavar="READER=PATH", help="texts to learn from")
+    parser.add_argument("--vocab-size", type=int, default=32000, help="entries, special tokens included (%(default)s)")
+    parser.add_argument("--max-length", type=int, default=512, help="longest sequence the tokenizer allows")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    arguments = parser.parse_args()
+    records = [record for source in arguments.data for record in read(parse_source(source)).records]
+    tokenizer = train_tokenizer(texts_of(records), arguments.vocab_size, arguments.max_length)
+    tokenizer.save_pretrained(arguments.output)
+    print(f"{arguments.output}: {len(tokenizer)} entries from {len(records)} records")
+
+
+if __name__ == "__main__":
+    run(main)
