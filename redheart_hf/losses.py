@@ -160,7 +160,7 @@ def loss_sums(
 
 def multi_task_loss(
     sums: Mapping[str, torch.Tensor],
-    counts: Mapping[str, int],
+    counts: Mapping[str, float],
     weights: Mapping[str, float | torch.Tensor],
     config: RedHeartConfig,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

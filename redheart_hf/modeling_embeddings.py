@@ -20,7 +20,9 @@ class TokenEmbeddings(nn.Module):
 
     def __init__(self, config: RedHeartConfig):
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.embed_tokens: nn.Module = nn.Embedding(
+            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
+        )
         self.embed_segments = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.output_size = config.hidden_size
 
@@ -32,7 +34,7 @@ class TokenEmbeddings(nn.Module):
     def get_input_embeddings(self) -> nn.Module:
         return self.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         self.embed_tokens = value
 
 
@@ -62,7 +64,7 @@ class TextEncoder(nn.Module):
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         self.encoder.set_input_embeddings(value)
 
     def train(self, mode: bool = True):

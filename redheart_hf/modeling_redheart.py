@@ -94,7 +94,7 @@ class RedHeartModel(RedHeartPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         self.embeddings.set_input_embeddings(value)
 
 

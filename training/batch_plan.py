@@ -1,6 +1,6 @@
 """Which record is in which batch: a pure function of seed and step, so that any step can be reached at once.
 
-In    lengths (tokens) and readers of all records, passes per epoch and reader, batch size, processes, accumulation, seed.
+In    lengths (tokens) and readers of all records, passes of each reader an epoch, batch size, processes, seed.
 Out   per optimizer step a list of micro-batches, each a list of record indices for one process.
 Run   `BatchPlan(lengths, readers, batch_size=32, seed=0).step(1_000_000)`
 
@@ -43,7 +43,7 @@ class BatchPlan:
         records = sum(self.quotas.values())
         if records < num_processes * accumulation:
             raise UserError(
-                f"{records} records an epoch cannot give each of {num_processes} processes {accumulation} micro-batches"
+                f"{records} records an epoch cannot give {num_processes} processes {accumulation} micro-batches each"
             )
         self.steps_per_epoch = -(-records // (self.global_batch_size * accumulation))
         self._epoch_batches = lru_cache(maxsize=2)(self._plan_epoch)

@@ -103,7 +103,7 @@ def verify(folder: Path | str) -> dict[str, Any]:
         ) from error
     for name, digest in expected:
         path = folder / name
-        actual = file_digest(path) if path.is_file() else {"bytes": 0, "sha256": "missing"}
+        actual: dict[str, Any] = file_digest(path) if path.is_file() else {"bytes": 0, "sha256": "missing"}
         if actual != digest:
             raise UserError(
                 f"{path} is damaged: {actual['bytes']} bytes, SHA-256 {actual['sha256'][:12]}; the manifest says "

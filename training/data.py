@@ -71,8 +71,9 @@ def prepare_data(
     kept_ids = {record.id for record in kept}
     dev = {reader: [record for record in records if record.id in kept_ids] for reader, records in dev.items()}
     dataset = encode(all_train, tokenizer, model_config.max_length, model_config.text_prefix, num_proc=config.num_proc)
+    counts = {reader: len(records) for reader, records in train.items()}
     report = {
-        "train": {reader: len(records) for reader, records in train.items()},
+        "train": counts,
         "dev": {reader: len(records) for reader, records in dev.items()},
         "rejected": Counter(f"{row.file}: {row.reason}" for row in rejected),
         "overlaps": str(overlaps).splitlines(),
@@ -89,4 +90,4 @@ def prepare_data(
         text = json.dumps(report, indent=2, ensure_ascii=False)
         (output_dir / "data.json").write_text(text + "\n", encoding="utf-8")
         print(text)
-    return RunData(dataset, dev, report["train"])
+    return RunData(dataset, dev, counts)

@@ -4,13 +4,12 @@ In    an Accelerator, a model, an encoded dataset, a collator, a TrainConfig.
 Out   trained weights in the model; checkpoints and metrics in output_dir.
 Run   through training/train.py.
 
-Everything that decides the next step is a function of (seed, step, process) or is in the checkpoint: weights, router
-bias, AdamW's moments, the terms' weights, the loss scaler, the step. Random numbers (Python's, NumPy's, torch's on every
-device) are seeded from seed, step and process at the start of each step; the data's order follows from seed and epoch.
-A resumed run therefore repeats the uninterrupted one bit for bit, and takes up step 1,000,000 as fast as step 10.
+Everything that decides the next step is a function of (seed, step, process) or is in the checkpoint (run_state.py).
+Random numbers (Python's, NumPy's, torch's on every device) are seeded from seed, step and process at the start of each
+step, and the data's order follows from seed and epoch. A resumed run therefore repeats the uninterrupted one bit for
+bit, and takes up step 1,000,000 as fast as step 10.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -24,17 +23,15 @@ from accelerate.utils import set_seed
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from preprocessing.errors import UserError
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.losses import TERMS, label_counts, loss_sums, multi_task_loss
 from redheart_hf.outputs import RedHeartOutput
 from training.batch_plan import BatchPlan
-from training.checkpoint import load_optimizer, remove_oldest, save_optimizer, step_of, verify, write_folder
 from training.collator import Collator
 from training.config import TrainConfig
 from training.optim import TermWeights, build_optimizer, learning_rate_at
-from training.run_facts import numerics, warn_when_bits_may_differ
 from training.run_log import RunLog
+from training.run_state import save_run
 
 Batch = dict[str, Any]
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "alternatives", "chosen")
@@ -100,13 +97,14 @@ class TrainLoop:
                 log.write(self.step, {"eval": self.evaluate()})
                 self.model.train()
             if self.step % self.config.save_steps == 0 or self.step == self.total_steps:
-                self.save(log)
+                save_run(self, log)
         log.close()
 
     def take_step(self, group: list[Batch]) -> tuple[dict[str, float], dict[str, Any]]:
         """One optimizer step over the micro-batches of `group`: the gradient of one large batch."""
         counts = self.count_labels(group)
-        totals, load = {}, 0.0
+        totals: dict[str, torch.Tensor] = {}
+        load = torch.zeros(self.bare_model.config.num_experts, device=self.accelerator.device)
         for index, batch in enumerate(group):
             last = index == len(group) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
@@ -227,58 +225,6 @@ class TrainLoop:
                 f"step {self.step}: the loss scaler has skipped {self.skipped_in_a_row} steps in a row, at scale "
                 f"{self.accelerator.scaler.get_scale()}; use --mixed_precision bf16 or no; {ids_of(group)}"
             )
-
-    # ---------------------------------------------------------------- stop and go on
-
-    def save(self, log: RunLog) -> None:
-        """checkpoint-STEP: a loadable model folder, the optimizer's state, and state.json."""
-        if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler
-            state = {
-                "step": self.step,
-                "skipped_steps": self.skipped_steps,
-                "skipped_in_a_row": self.skipped_in_a_row,
-                "term_weights": self.term_weights.state_dict(),
-                "scaler": scaler.state_dict() if scaler is not None else None,
-                "metrics_bytes": log.metrics_bytes(),
-                "num_processes": self.accelerator.num_processes,
-                "numerics": numerics(self.accelerator.device),
-                "train_config": self.config.to_dict(),
-            }
-
-            def write(folder: Path) -> None:
-                self.bare_model.save_pretrained(folder)
-                self.collator.tokenizer.save_pretrained(folder)
-                save_optimizer(self.optimizer, folder / "optimizer.safetensors")
-                (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-
-            write_folder(self.output_dir / f"checkpoint-{self.step}", write, {"step": self.step})
-            remove_oldest(self.output_dir, self.config.save_total_limit)
-        self.accelerator.wait_for_everyone()
-
-    def load(self, folder: Path) -> None:
-        """Take up the run where `folder` left it; raises UserError when it is damaged or of another run."""
-        verify(folder)
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        differences = self.config.differences(state["train_config"])
-        if state["num_processes"] != self.accelerator.num_processes:
-            differences.append(
-                f"processes: {state['num_processes']} in the checkpoint, {self.accelerator.num_processes} now"
-            )
-        if differences:
-            raise UserError(
-                f"{folder} belongs to another run ({'; '.join(differences)}). Restore these settings, or give another "
-                "output_dir"
-            )
-        warn_when_bits_may_differ(state["numerics"], numerics(self.accelerator.device))
-        saved = RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32)
-        self.bare_model.load_state_dict(saved.state_dict())
-        load_optimizer(self.optimizer, folder / "optimizer.safetensors")
-        self.term_weights.load_state_dict(state["term_weights"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step, self.metrics_bytes = step_of(folder), state["metrics_bytes"]
-        self.skipped_steps, self.skipped_in_a_row = state["skipped_steps"], state["skipped_in_a_row"]
 
 
 def ids_of(group: list[Batch]) -> str:

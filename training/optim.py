@@ -55,8 +55,8 @@ class TermWeights:
 
     `uncertainty` (Kendall et al. 2018, arXiv 1705.07115): term t weighs exp(-s_t), and s_t descends on
     exp(-s_t) L_t + s_t, whose gradient 1 - exp(-s_t) L_t needs only the loss of the whole step. It is therefore taken
-    here, outside of autograd, from losses summed over all micro-batches and processes. A term without labels keeps s_t;
-    so does `vad`, a likelihood that already weighs itself by its own variance, and the router's, which is no task.
+    here, outside of autograd, from losses summed over all micro-batches and processes. A term without labels keeps
+    s_t; so does `vad`, a likelihood that already weighs itself by its own variance, and the router's, no task.
     """
 
     learns = frozenset(TERMS) - {"vad", ROUTER_TERM}

@@ -28,7 +28,7 @@ def warn_when_bits_may_differ(saved: dict[str, Any], now: dict[str, Any]) -> Non
     changed = [f"{name} {saved.get(name)} -> {now[name]}" for name in now if saved.get(name) != now[name]]
     if changed:
         warnings.warn(
-            f"resuming with other arithmetic than the checkpoint's ({', '.join(changed)}): the run is as good, but its "
-            "bits may differ from an uninterrupted one",
+            f"resuming with other arithmetic than the checkpoint's ({', '.join(changed)}): the run is as good, but "
+            "its bits may differ from an uninterrupted one",
             stacklevel=2,
         )

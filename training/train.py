@@ -33,6 +33,7 @@ from training.data import RunData, prepare_data  # noqa: E402
 from training.evaluate import evaluate_dev, figures_table  # noqa: E402
 from training.loop import TrainLoop  # noqa: E402
 from training.model_card import write_model_card  # noqa: E402
+from training.run_state import load_run  # noqa: E402
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def main() -> None:
     checkpoint = find_checkpoint(Path(config.output_dir), config.resume)
     if checkpoint is not None:
         accelerator.print(f"going on from {checkpoint}")
-        loop.load(checkpoint)
+        load_run(loop, checkpoint)
     loop.train()
     if accelerator.is_main_process:
         finish(config, model, tokenizer, data, time.perf_counter() - started)
@@ -65,7 +66,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     except ValueError as error:
         raise UserError(f"mixed_precision {config.mixed_precision}: {error}") from error
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     transformers_logging.disable_progress_bar()
     return accelerator
 

@@ -6,7 +6,7 @@ Run   python -m training.train_tokenizer --data scenarios=data/scenarios/train.j
           --output outputs/main/tokenizer
 
 Bytes are the alphabet, so that no text is ever unknown. Text is brought to NFC first: decomposed Korean (as macOS file
-systems write it) gives the same tokens. A pair (text, action) is `<s> text </s> action </s>`, the action being segment 1.
+systems write it) gives the same tokens. A pair (text, action) is `<s> text </s> action </s>`, the action of segment 1.
 """
 
 import argparse

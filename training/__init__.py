@@ -1,0 +1,1 @@
+"""The training system; runs from a checkout: `accelerate launch training/train.py RECIPE`."""

@@ -1,0 +1,72 @@
+"""A run's state in a checkpoint: all that decides the next step, and nothing else.
+
+In    a TrainLoop, and a place for the checkpoint or a checkpoint to go on from.
+Out   checkpoint-STEP: a loadable model folder with its tokenizer, optimizer.safetensors, state.json, manifest.json.
+Run   through TrainLoop; what is in it: docs/architecture.md, "Resume".
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from preprocessing.errors import UserError
+from redheart_hf import RedHeartForMultiTask
+from training.checkpoint import load_optimizer, remove_oldest, save_optimizer, step_of, verify, write_folder
+from training.run_facts import numerics, warn_when_bits_may_differ
+from training.run_log import RunLog
+
+if TYPE_CHECKING:
+    from training.loop import TrainLoop
+
+
+def save_run(loop: "TrainLoop", log: RunLog) -> None:
+    """Write checkpoint-STEP and remove the oldest ones; the main process writes, the others wait."""
+    accelerator, scaler = loop.accelerator, loop.accelerator.scaler
+    if accelerator.is_main_process:
+        state = {
+            "step": loop.step,
+            "skipped_steps": loop.skipped_steps,
+            "skipped_in_a_row": loop.skipped_in_a_row,
+            "term_weights": loop.term_weights.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "metrics_bytes": log.metrics_bytes(),
+            "num_processes": accelerator.num_processes,
+            "numerics": numerics(accelerator.device),
+            "train_config": loop.config.to_dict(),
+        }
+
+        def write(folder: Path) -> None:
+            loop.bare_model.save_pretrained(folder)
+            loop.collator.tokenizer.save_pretrained(folder)
+            save_optimizer(loop.optimizer, folder / "optimizer.safetensors")
+            (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+        write_folder(loop.output_dir / f"checkpoint-{loop.step}", write, {"step": loop.step})
+        remove_oldest(loop.output_dir, loop.config.save_total_limit)
+    accelerator.wait_for_everyone()
+
+
+def load_run(loop: "TrainLoop", folder: Path) -> None:
+    """Take up the run where `folder` left it; raises UserError when it is damaged or of another run."""
+    verify(folder)
+    accelerator = loop.accelerator
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    differences = loop.config.differences(state["train_config"])
+    if state["num_processes"] != accelerator.num_processes:
+        differences.append(f"processes: {state['num_processes']} in the checkpoint, {accelerator.num_processes} now")
+    if differences:
+        raise UserError(
+            f"{folder} belongs to another run ({'; '.join(differences)}). Restore these settings, or give another "
+            "output_dir"
+        )
+    warn_when_bits_may_differ(state["numerics"], numerics(accelerator.device))
+    saved = RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32)
+    loop.bare_model.load_state_dict(saved.state_dict())
+    load_optimizer(loop.optimizer, folder / "optimizer.safetensors")
+    loop.term_weights.load_state_dict(state["term_weights"])
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    loop.step, loop.metrics_bytes = step_of(folder), state["metrics_bytes"]
+    loop.skipped_steps, loop.skipped_in_a_row = state["skipped_steps"], state["skipped_in_a_row"]
