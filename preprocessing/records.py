@@ -227,6 +227,6 @@ def _action_faults(record: Record) -> Iterator[str]:
         if fault := _numbers_fault(name, action.utility, len(VIEWS), -1, 1):
             yield fault
         elif sorted(action.utility, reverse=True) != action.utility:
-            yield f"contradiction: {name} must fall from optimistic to pessimistic: {action.utility}"
+            yield f"contradicting-labels: {name} must fall from optimistic to pessimistic: {action.utility}"
     if type(record.chosen) is not int or not 0 <= record.chosen < len(actions):
         yield f"label-out-of-range: chosen is {record.chosen!r:.80} among {len(actions)} actions"
