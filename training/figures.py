@@ -1,0 +1,209 @@
+"""What is measured on the rows of each reader, and on which labels thresholds are chosen.
+
+In    records of one reader and what a model predicted for them.
+Out   {figure: value, figure_interval: [low, high], ..., "rows": n}, ready for JSON.
+Run   through training/evaluate.py.
+
+An interval is the 95 % bootstrap interval over records: it says how far the figure would move on other rows, not how
+far it would on another training run. A figure that rests on another number of rows than the reader has says so under
+figure_rows; one that cannot be measured is None. Rows without the label a figure needs have no part in it.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from preprocessing.errors import UserError
+from preprocessing.records import Record
+from redheart_hf.labels import ETHICS_EXPERTS, VAD, VIEWS
+from training import metrics
+from training.inference import Predictions
+
+NEUTRAL_VIEW = VIEWS.index("neutral")
+ACCEPTED = 0.5
+DIGITS = 6  # beyond these, figures differ with the processor's order of summation
+
+Thresholds = dict[str, list[float]]
+
+
+@dataclass
+class Figure:
+    """`statistic` takes weights (samples, rows), None for ones; `counted` is how many values it rests on."""
+
+    name: str
+    statistic: Callable[[np.ndarray | None], np.ndarray]
+    rows: int
+    counted: int
+
+
+Measure = Callable[[Sequence[Record], Predictions, Thresholds], Iterator[Figure]]
+
+
+def labels_of(records: Sequence[Record], field: str) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the records that have the label, and its values; a missing item is NaN."""
+    values = [getattr(record, field) for record in records]
+    held = np.asarray([index for index, value in enumerate(values) if value is not None], dtype=int)
+    return held, np.asarray([values[index] for index in held], dtype=float)
+
+
+def averaged(name: str, values: np.ndarray) -> Iterator[Figure]:
+    """The mean of one number a record; records for which it is NaN are left out."""
+    values = values[~np.isnan(values)]
+    if len(values):
+        yield Figure(name, lambda weights: metrics.mean(values, weights), len(values), len(values))
+
+
+def correlated(name: str, truth: np.ndarray, predicted: np.ndarray) -> Iterator[Figure]:
+    if len(truth):
+        yield Figure(name, lambda weights: metrics.pearson(truth, predicted, weights), len(truth), len(truth))
+
+
+def multi_label(field: str) -> Measure:
+    """Macro-F1 of a field of emotions at the given thresholds."""
+
+    def measure(records: Sequence[Record], predictions: Predictions, thresholds: Thresholds) -> Iterator[Figure]:
+        held, truth = labels_of(records, field)
+        if not len(held):
+            return
+        predicted = predictions[field][held]
+        found = predicted >= np.asarray(thresholds.get(field, [metrics.DEFAULT_THRESHOLD] * predicted.shape[1]))
+        true = truth >= 0.5
+        yield Figure("macro_f1", lambda weights: metrics.macro_f1(true, found, weights), len(held), len(held))
+
+    return measure
+
+
+def valence_arousal_dominance(
+    records: Sequence[Record], predictions: Predictions, thresholds: Thresholds
+) -> Iterator[Figure]:
+    held, truth = labels_of(records, "vad")
+    for index, name in enumerate(VAD):
+        if len(held):
+            yield from correlated(f"pearson_{name[0]}", truth[:, index], predictions["vad_mean"][held, index])
+
+
+def preference(records: Sequence[Record], predictions: Predictions, thresholds: Thresholds) -> Iterator[Figure]:
+    pairs = np.asarray([record.worse is not None for record in records])
+    better, worse = predictions["utility_better"][pairs], predictions["utility_worse"][pairs]
+    if len(better):
+        yield Figure(
+            "pair_accuracy", lambda weights: metrics.pair_accuracy(better, worse, weights), len(better), len(better)
+        )
+
+
+def expert(name: str) -> Measure:
+    """Accuracy of one expert's judgement, and the macro-F1 of its two answers, which a majority cannot carry."""
+    column = ETHICS_EXPERTS.index(name)
+
+    def measure(records: Sequence[Record], predictions: Predictions, thresholds: Thresholds) -> Iterator[Figure]:
+        held, truth = labels_of(records, "acceptability")
+        if not len(held):
+            return
+        judged = ~np.isnan(truth[:, column])
+        accepted = truth[judged, column] >= ACCEPTED
+        predicted = predictions["acceptability"][held[judged], column] >= ACCEPTED
+        both_true, both_found = np.stack((accepted, ~accepted), axis=1), np.stack((predicted, ~predicted), axis=1)
+        rows = len(accepted)
+        if rows:
+            yield Figure("accuracy", lambda weights: metrics.accuracy(accepted, predicted, weights), rows, rows)
+            yield Figure("macro_f1", lambda weights: metrics.macro_f1(both_true, both_found, weights), rows, rows)
+
+    return measure
+
+
+def strongest_emotion(records: Sequence[Record], predictions: Predictions) -> Iterator[Figure]:
+    """How often the emotion predicted as strongest is the strongest of the label, or one of them."""
+    held, truth = labels_of(records, "basic_emotions")
+    if len(held):
+        found = predictions["basic_emotions"][held].argmax(axis=1)
+        yield from averaged(
+            "emotion_accuracy", (truth[np.arange(len(held)), found] == truth.max(axis=1)).astype(float)
+        )
+
+
+def choices(records: Sequence[Record], predictions: Predictions) -> Iterator[Figure]:
+    """Utility of every action, the best of them, and the regret of the chosen one; all in the neutral view."""
+    owners, truth, found_best = [], [], np.full(len(records), np.nan)
+    for index, record in enumerate(records):
+        utilities = [action.utility[NEUTRAL_VIEW] for action in record.actions or ()]
+        owners += [index] * len(utilities)
+        truth += utilities
+        if utilities:
+            found_best[index] = utilities[predictions["best"][index]] == max(utilities)
+    if not truth:
+        return
+    predicted = predictions["utility_views"][:, :, NEUTRAL_VIEW]
+    flat, owner, true = predicted[~np.isnan(predicted)], np.asarray(owners), np.asarray(truth)
+
+    def utility_correlation(weights: np.ndarray | None) -> np.ndarray:
+        return metrics.pearson(true, flat, None if weights is None else weights[:, owner])
+
+    yield Figure("pearson_utility", utility_correlation, len(records), len(true))
+    yield from averaged("choice_accuracy", found_best)
+    held, regret = labels_of(records, "regret")
+    if len(held):
+        missed, known = predictions["regret"][held, NEUTRAL_VIEW], regret[:, NEUTRAL_VIEW]
+        with_actions = ~np.isnan(missed)
+        yield from correlated("pearson_regret", known[with_actions], missed[with_actions])
+
+
+def whole_record(records: Sequence[Record], predictions: Predictions, thresholds: Thresholds) -> Iterator[Figure]:
+    """Everything a scenario has labels for."""
+    yield from strongest_emotion(records, predictions)
+    yield from valence_arousal_dominance(records, predictions, thresholds)
+    yield from choices(records, predictions)
+    for name in ("acceptability", "circumstances"):
+        held, truth = labels_of(records, name)
+        if len(held):
+            missing = np.isnan(truth)
+            error = np.where(missing, 0, np.abs(predictions[name][held] - truth)).sum(axis=1)
+            counts = (~missing).sum(axis=1)
+            yield from averaged(
+                f"{name}_mae", np.divide(error, counts, out=np.full(len(held), np.nan), where=counts > 0)
+            )
+
+
+PRIMARY: dict[str, Measure] = {
+    "goemotions": multi_label("basic_emotions"),
+    "goemotions_fine": multi_label("fine_emotions"),
+    "kote": multi_label("korean_emotions"),
+    "emobank": valence_arousal_dominance,
+    "ethics_util": preference,
+    "ethics_deontology": expert("deontology"),
+    "ethics_justice": expert("justice"),
+    "ethics_virtue": expert("virtue"),
+    "scenarios": whole_record,
+    "records": whole_record,
+}
+"""Reader -> what is measured on its rows."""
+
+THRESHOLD_READERS = {
+    "basic_emotions": "goemotions",
+    "fine_emotions": "goemotions_fine",
+    "korean_emotions": "kote",
+}
+"""Field -> the one reader on which its thresholds are chosen: labels derived from others would blur them."""
+
+
+def measure(
+    reader: str, records: Sequence[Record], predictions: Predictions, thresholds: Thresholds
+) -> dict[str, Any]:
+    """The reader's figures, each with its interval; {"rows": 0} when there is nothing to measure."""
+    if reader not in PRIMARY:
+        raise UserError(f"nothing is known to measure on reader {reader!r}; known: {', '.join(PRIMARY)}")
+    result: dict[str, Any] = {"rows": len(records)}
+    for figure in PRIMARY[reader](records, predictions, thresholds) if records else ():
+        result[figure.name] = rounded(float(figure.statistic(None)[0]))
+        result[f"{figure.name}_interval"] = [
+            rounded(bound) for bound in metrics.bootstrap_interval(figure.statistic, figure.rows)
+        ]
+        if figure.counted != len(records):
+            result[f"{figure.name}_rows"] = figure.counted
+    return result
+
+
+def rounded(value: float) -> float | None:
+    return round(value, DIGITS) if math.isfinite(value) else None

@@ -1,0 +1,185 @@
+"""What a trained model says about records, as arrays in the order of the records.
+
+In    a model, its tokenizer, records; or the folder both were saved in.
+Out   one array a quantity, one row a record (`predict_records` lists them); NaN or -1 where a record has none.
+Run   through training/evaluate.py and training/predict.py.
+
+Letters: R records, A actions of the record that has most, N sequences of a batch.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from safetensors import SafetensorError
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from preprocessing.encode import encode
+from preprocessing.errors import UserError
+from preprocessing.records import Record
+from redheart_hf import RedHeartForMultiTask
+from redheart_hf.labels import VIEWS
+from redheart_hf.outputs import RedHeartOutput
+from training.collator import Collator
+
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "alternatives", "chosen")
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer_config.json")
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Predictions = dict[str, np.ndarray]
+
+
+def load_model(folder: Path | str) -> tuple[RedHeartForMultiTask, PreTrainedTokenizerBase]:
+    """Model (on the GPU if there is one) and tokenizer of a folder that training wrote; raises UserError."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no model folder at {folder}; give the folder final/ of a training run")
+    for name in MODEL_FILES:
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder} is not a model folder: it has no {name}; give the folder final/ of a training run"
+            )
+    transformers_logging.disable_progress_bar()
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+        if kind != "redheart":
+            raise UserError(f"{folder} holds a model of type {kind!r}, not redheart")
+        model = RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"{folder} could not be loaded as a Red Heart model: {type(error).__name__}: {error}"
+        ) from error
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Without dropout and gradients; afterwards the model is as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def predict_records(
+    model: RedHeartForMultiTask,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    batch_size: int = 64,
+    num_proc: int = 1,
+    progress: bool = True,
+    mixed_precision: str = "no",
+    cache: bool = True,
+) -> Predictions:
+    """Arrays by name, row i of each for records[i].
+
+    Of the record's own text (the better one of a pair): basic_emotions (R, 7), fine_emotions (R, 28), korean_emotions
+    (R, 44), polarity (R, 4) and culture (R, 3) as probabilities, vad_mean and vad_log_variance (R, 3), text_regret
+    (R, 3). Of the chosen action, where there are actions, else of the text: circumstances and contributions (R, 7),
+    utility (R,), acceptability (R, 4). Of pairs: utility_better, utility_worse (R,). Of actions: utility_views
+    (R, A, 3), regret (R, 3), best (R,). And truncated (R,): sequences cut to the model's max_length.
+
+    `cache` keeps the encoded records for a next call; without it nothing of them stays on the disk.
+    """
+    config = model.config
+    most_actions = max((len(record.actions or ()) for record in records), default=0)
+    with tempfile.TemporaryDirectory() as passing:
+        folder = None if cache else passing
+        dataset = encode(records, tokenizer, config.max_length, config.text_prefix, num_proc, folder)
+        batches = predicted_batches(model, Collator(tokenizer), dataset, batch_size, most_actions, mixed_precision)
+        with tqdm(total=len(dataset), desc="predict", unit="record", leave=False, disable=not progress) as bar:
+            collected: list[tuple[np.ndarray, Predictions]] = []
+            for indices, arrays in batches:
+                collected.append((indices, arrays))
+                bar.update(len(indices))
+    back = np.argsort(np.concatenate([indices for indices, _ in collected]))
+    return {name: np.concatenate([arrays[name] for _, arrays in collected])[back] for name in collected[0][1]}
+
+
+def predicted_batches(
+    model: RedHeartForMultiTask,
+    collator: Collator,
+    dataset: Dataset,
+    batch_size: int,
+    most_actions: int,
+    mixed_precision: str,
+) -> Iterator[tuple[np.ndarray, Predictions]]:
+    """Indices of records and their arrays, the longest records first: what does not fit in memory fails at once."""
+    order = np.argsort(-np.asarray(dataset["length"]), kind="stable")
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        rows = [dataset[int(index)] for index in indices]
+        batch = collator(rows)
+        inputs = {name: batch[name].to(model.device) for name in MODEL_INPUTS if name in batch}
+        with evaluation_mode(model), autocast(model.device, mixed_precision):
+            output = model(**inputs)
+        yield indices, arrays_of(output, rows, batch, most_actions)
+
+
+def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
+    dtype = AUTOCAST.get(mixed_precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def arrays_of(
+    output: RedHeartOutput, rows: list[dict[str, Any]], batch: dict[str, Any], most_actions: int
+) -> Predictions:
+    """The quantities of one batch, one row a record."""
+    emotion, ethics = output.emotion, output.ethics
+    text = np.asarray(batch["first_row"])
+    chosen = np.asarray([-1 if row["chosen"] is None else row["chosen"] for row in rows])
+    deed = np.where(chosen >= 0, text + 1 + chosen, text)
+    is_pair = np.asarray([bool(row["is_pair"]) for row in rows])
+    utility = to_numpy(ethics.utility)
+    worse = np.where(is_pair, text + 1, text)
+    arrays = {
+        "polarity": to_numpy(emotion.polarity_logits.float().sigmoid())[text],
+        "basic_emotions": to_numpy(emotion.basic_logits.float().sigmoid())[text],
+        "fine_emotions": to_numpy(emotion.fine_logits.float().sigmoid())[text],
+        "korean_emotions": to_numpy(emotion.korean_logits.float().sigmoid())[text],
+        "vad_mean": to_numpy(emotion.vad_mean)[text],
+        "vad_log_variance": to_numpy(emotion.vad_log_variance)[text],
+        "culture": to_numpy(emotion.culture_logits.float().sigmoid())[text],
+        "text_regret": to_numpy(output.regret.text_regret)[text],
+        "circumstances": to_numpy(ethics.circumstances)[deed],
+        "contributions": to_numpy(ethics.contributions)[deed],
+        "utility": utility[deed],
+        "acceptability": to_numpy(ethics.acceptability_logits.float().sigmoid())[deed],
+        "utility_better": np.where(is_pair, utility[text], np.nan),
+        "utility_worse": np.where(is_pair, utility[worse], np.nan),
+        "truncated": np.asarray([row["truncated"] for row in rows]),
+    }
+    return arrays | action_arrays(output, rows, text, chosen, most_actions)
+
+
+def action_arrays(
+    output: RedHeartOutput, rows: list[dict[str, Any]], text: np.ndarray, chosen: np.ndarray, most_actions: int
+) -> Predictions:
+    """utility_views, regret and best; NaN and -1 for records without actions and beyond a record's last one."""
+    views = to_numpy(output.regret.utility_views)
+    utility_views = np.full((len(rows), most_actions, len(VIEWS)), np.nan)
+    regret, best = np.full((len(rows), len(VIEWS)), np.nan), np.full(len(rows), -1)
+    groups = np.flatnonzero(chosen >= 0)
+    for index in groups:
+        actions = len(rows[index]["sequences"]) - 1
+        utility_views[index, :actions] = views[text[index] + 1 : text[index] + 1 + actions]
+    if len(groups):
+        regret[groups] = to_numpy(output.regret.regret)
+        best[groups] = output.regret.best.cpu().numpy()
+    return {"utility_views": utility_views, "regret": regret, "best": best}
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.float().cpu().numpy().astype(float)

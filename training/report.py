@@ -1,0 +1,65 @@
+"""How figures leave the program: a table for people, JSON for programs, thresholds into the model's folder.
+
+In    figures by reader, as training/figures.py measures them; thresholds; a path.
+Out   a table as text; files that are written whole or left as they were.
+Run   through training/evaluate.py and training/train.py.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from preprocessing.errors import UserError
+from training.checkpoint import MANIFEST, file_digest, flush_to_disk, free_mib
+from training.figures import Thresholds
+
+
+def figures_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line a figure: reader, figure, value, interval, rows."""
+    lines = [f"{'reader':<18} {'figure':<18} {'value':>8}  {'95 % interval':<18} {'rows':>7}"]
+    for reader, values in figures.items():
+        names = [name for name in values if f"{name}_interval" in values]
+        for name in names:
+            low, high = values[f"{name}_interval"]
+            interval = f"[{shown(low)}, {shown(high)}]"
+            rows = values.get(f"{name}_rows", values["rows"])
+            lines.append(f"{reader:<18} {name:<18} {shown(values[name]):>8}  {interval:<18} {rows:>7,}")
+        if not names:
+            lines.append(f"{reader:<18} {'nothing measured':<18} {'':>8}  {'':<18} {values.get('rows', 0):>7,}")
+        if values.get("rejected"):
+            lines.append(f"{reader:<18} {values['rejected']:,} rows could not be read and are not in these figures")
+        if str(values.get("thresholds", "")).startswith("0.5"):
+            lines.append(f"{reader:<18} the model's config has no thresholds for these labels: 0.5 was used")
+    return "\n".join(lines)
+
+
+def shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def store_thresholds(folder: Path, thresholds: Thresholds) -> None:
+    """Put thresholds into the folder's config.json, and that file's new digest into the manifest if there is one."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["thresholds"] = {**(config.get("thresholds") or {}), **thresholds}
+    write_json(folder / "config.json", config, sort_keys=True)
+    if (folder / MANIFEST).is_file():
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest["files"]["config.json"] = file_digest(folder / "config.json")
+        write_json(folder / MANIFEST, manifest)
+
+
+def write_json(path: Path, value: Any, sort_keys: bool = False) -> None:
+    """Write `path` whole or leave it as it was; raises UserError when it cannot be written."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(
+            json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys) + "\n", encoding="utf-8"
+        )
+        flush_to_disk(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"could not write {path}: {error} ({free_mib(path.parent)} MiB are free there)") from error
