@@ -37,7 +37,7 @@ setup() {
     fi
     "$python" -m pip install --quiet "$(grep '^torch==' constraints.txt)"
     "$python" -m pip install --quiet -c constraints.txt -e '.[train,lora,encoders,test,dev]'
-    if ! "$python" -c 'import accelerate, bitsandbytes, datasets, peft, redheart_hf, tensorboard, torch, transformers'; then
+    if ! "$python" -c 'import accelerate, datasets, peft, redheart_hf, tensorboard, torch, transformers'; then
         echo "error: the packages in .venv cannot be imported (see above); delete .venv and start again" >&2
         exit 1
     fi
