@@ -40,7 +40,7 @@ def by_family(records: Sequence[Record]) -> list[str]:
         clauses = [part for part in _REASON.split(record.text, maxsplit=1) if len(part.split()) >= CLAUSE_WORDS]
         keys.append([position, *map(normalise, (record.text, *clauses))])
         before, words = words, [normalise(word) for word in record.text.split()]
-        if _share(before, words) >= FAMILY_SHARE:
+        if _common_length(before, words) >= CLAUSE_WORDS or _share(before, words) >= FAMILY_SHARE:
             keys[-1].append(position - 1)
     return _named(records, connected(keys))
 

@@ -1,55 +1,23 @@
-"""Readers on small files in the original form: what a row becomes, and what a bad row becomes.
+"""Readers on small files in the original form: what a row becomes.
 
-In    files written here. Out: nothing. Run: pytest tests/test_prep_readers.py
+In    files written here.
+Out   nothing.
+Run   `pytest tests/test_prep_readers.py`
 """
 
 import json
-import re
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 import pytest
+from prep_rows import EMOBANK, SCENARIO, read_text
 
 from preprocessing.errors import UserError
-from preprocessing.readers import READERS, ReadResult, parse_source, read, write_rejected
+from preprocessing.readers import READERS, parse_source, read
 from preprocessing.records import MAX_CHARACTERS, write_records
 from redheart_hf.labels import BASIC_EMOTIONS, FINE_EMOTIONS, KOREAN_EMOTIONS
 
 ROOT = Path(__file__).parents[1]
-EMOBANK = "id,split,V,A,D,text\n"
-SCENARIO: dict[str, Any] = {
-    "id": "s1",
-    "language": "ko",
-    "domain": "work",
-    "text": "상사가 회의에서 내 이름을 뺐다.",
-    "actions": [
-        {"text": "말한다", "utility": {"optimistic": 0.6, "neutral": 0.25, "pessimistic": -0.4}},
-        {"text": "참는다", "utility": {"optimistic": 0.1, "neutral": -0.2, "pessimistic": -0.5}},
-    ],
-    "chosen": 1,
-    "emotions": dict(zip(BASIC_EMOTIONS, [0.6, 0.1, 0.0, 0.0, 0.1, 0.2, 0.0], strict=True)),
-    "vad": {"valence": -0.6, "arousal": 0.4, "dominance": -0.5},
-    "culture": {"jeong": 0.1, "han": 0.7, "chemyeon": 0.8},
-    "circumstances": {
-        "intensity": -0.3,
-        "duration": 0.4,
-        "certainty": 0.6,
-        "propinquity": 0.8,
-        "fecundity": 0.3,
-        "purity": 0.2,
-        "extent": 0.2,
-    },
-    "acceptability": {"utilitarian": 0.4, "deontology": 0.6, "justice": 0.3, "virtue": 0.5},
-    "regret": {"optimistic": 0.56, "neutral": 0.5, "pessimistic": 0.1},
-    "reason": "참으면 억울함이 남는다.",
-}
-
-
-def read_text(folder: Path, reader: str, content: str | bytes, name: str = "rows", split: str = "") -> ReadResult:
-    path = folder / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read(parse_source(f"{reader}={path}{split}"))
 
 
 def held(names: tuple[str, ...], values: list[float] | None) -> set[str]:
@@ -130,128 +98,11 @@ def test_bom_crlf_and_decomposed_hangul(tmp_path: Path) -> None:
     assert not result.rejected
 
 
-def changed(**changes: Any) -> str:
-    return json.dumps({**SCENARIO, **changes}, ensure_ascii=False)
-
-
-VAD = {"valence": 0.1, "arousal": 0.1, "dominance": 0.1}
-BAD_ROWS: list[tuple[str, str, str | bytes]] = [
-    ("wrong-field-count", "goemotions", "only text\n"),
-    ("wrong-field-count", "ethics_virtue", "0,no separator\n"),
-    ("unexpected-separator", "ethics_justice", "1,He lied. [SEP] false\n"),
-    ("stray-quote", "ethics_util", '"never closed,worse\n'),
-    ("empty-row", "goemotions", "\n"),
-    ("empty-row", "scenarios", "\n"),
-    ("not-json", "scenarios", '{"id": \n'),
-    ("wrong-type", "scenarios", "[1, 2]\n"),
-    ("wrong-type", "scenarios", changed(vad={**VAD, "valence": True})),
-    ("wrong-type", "scenarios", changed(vad={**VAD, "valence": "0.1"})),
-    ("wrong-type", "scenarios", changed(text=3)),
-    ("wrong-type", "scenarios", changed(actions=3)),
-    ("wrong-type", "emobank", "a,train,x,3,3,text\n"),
-    ("unknown-key", "scenarios", changed(mood="good")),
-    ("missing-key", "scenarios", json.dumps({key: value for key, value in SCENARIO.items() if key != "vad"})),
-    ("missing-key", "records", '{"text": "alone"}'),
-    ("unknown-key", "scenarios", changed(vad={**VAD, "mood": 0.1})),
-    ("unknown-label", "goemotions", "text\t7\tx\n"),
-    ("unknown-label", "kote", "1\t글\t-1\n"),
-    ("unknown-label", "ethics_justice", "2,text\n"),
-    ("unknown-label", "scenarios", changed(language="fr")),
-    ("unknown-split", "emobank", "a,other,3,3,3,text\n"),
-    ("label-out-of-range", "emobank", "a,train,5.5,3,3,text\n"),
-    ("label-out-of-range", "emobank", "a,train,nan,3,3,text\n"),
-    ("label-out-of-range", "scenarios", changed(vad={**VAD, "valence": float("nan")})),
-    ("label-out-of-range", "scenarios", changed(chosen=2)),
-    ("label-out-of-range", "scenarios", changed(chosen=True)),
-    ("label-out-of-range", "scenarios", changed(emotions=dict.fromkeys(BASIC_EMOTIONS, 0.5))),
-    ("label-out-of-range", "scenarios", changed(circumstances={**SCENARIO["circumstances"], "extent": -0.1})),
-    ("wrong-label-count", "scenarios", changed(actions=SCENARIO["actions"][:1], chosen=0)),
-    (
-        "contradicting-labels",
-        "scenarios",
-        changed(actions=[{"text": "x", "utility": {"optimistic": 0, "neutral": 0.1, "pessimistic": 0}}] * 2),
-    ),
-    ("empty-text", "goemotions", " \t3\tx\n"),
-    ("empty-text", "ethics_util", "better,\n"),
-    ("too-long", "goemotions", "a" * 100_000 + "\t3\tx\n"),
-    ("invalid-utf8", "goemotions", b"caf\xe9 au lait\t3\tx\n"),
-    ("invalid-utf8", "scenarios", changed(text="x").encode().replace(b'"x"', b'"\\ud800"')),
-    ("nul-character", "goemotions", "a\0b\t3\tx\n"),
-]
-GOOD_ROWS = {
-    "scenarios": ("", changed(text="Another text.") + "\n"),
-    "records": ("", '{"id":"a","reader":"r","language":"en","text":"t","source":"f","row":1}\n'),
-    "goemotions": ("", "fine\t3\tx\n"),
-    "kote": ("", "1\t좋다\t42\n"),
-    "emobank": (EMOBANK, "a,train,3,3,3,fine\n"),
-    "ethics_util": ("", "better,worse\n"),
-    "ethics_justice": ("label,scenario\n", "1,fine\n"),
-    "ethics_virtue": ("label,scenario\n", "1,fine [SEP] good\n"),
-}
-
-
-@pytest.mark.parametrize(("reason", "reader", "row"), BAD_ROWS)
-def test_a_bad_row_is_set_aside_between_good_ones(tmp_path: Path, reason: str, reader: str, row: str | bytes) -> None:
-    header, good = GOOD_ROWS[reader]
-    bad = (row if isinstance(row, bytes) else row.encode()).removesuffix(b"\n") + b"\n"
-    result = read_text(tmp_path, reader, (header + good).encode() + bad + good.encode())
-    assert len(result.records) == 2
-    (rejected,) = result.rejected
-    assert (rejected.reason, rejected.row) == (reason, 3 if header else 2)
-    assert rejected.detail
-    assert str(tmp_path / "rows") == rejected.file
-
-
-# A file of blank lines alone is an empty file.
-@pytest.mark.parametrize(("reason", "reader", "row"), [row for row in BAD_ROWS if row[0] != "empty-row"])
-def test_a_file_of_bad_rows_alone_is_an_error_with_counts(
-    tmp_path: Path, reason: str, reader: str, row: str | bytes
-) -> None:
-    bad = (row if isinstance(row, bytes) else row.encode()).removesuffix(b"\n") + b"\n"
-    with pytest.raises(UserError, match=f"{reason}: 2"):
-        read_text(tmp_path, reader, GOOD_ROWS[reader][0].encode() + bad * 2)
-
-
-def test_every_reason_has_its_row_here_and_its_line_in_the_docs() -> None:
-    reasons = {reason for reason, _, _ in BAD_ROWS}
-    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "preprocessing").glob("*.py"))
-    assert set(re.findall(r"[\"']([a-z0-9]+(?:-[a-z0-9]+)+): ", code)) == reasons
-    table = (ROOT / "docs/data.md").read_text(encoding="utf-8").partition("| Reason |")[2].partition("\n\n")[0]
-    assert {
-        name
-        for line in table.splitlines()
-        for name in re.findall("`([a-z0-9-]+)`", line.removeprefix("|").partition("|")[0])
-    } == reasons
-
-
 def test_rows_are_numbered_by_the_line_they_start_on(tmp_path: Path) -> None:
     content = EMOBANK + 'a,train,3,3,3,"two\nlines"\nb,train,9,3,3,bad\nc,train,3,3,3,last\n'
     result = read_text(tmp_path, "emobank", content)
     assert [(record.row, record.text) for record in result.records] == [(2, "two\nlines"), (5, "last")]
     assert [rejected.row for rejected in result.rejected] == [4]
-
-
-@pytest.mark.parametrize("stray", [10, 100, 199])
-def test_a_stray_quote_costs_one_row(tmp_path: Path, stray: int) -> None:
-    for reader, header, form in (
-        ("emobank", EMOBANK, "x{0},train,3,3,3,{1}text {0}, no quotes after\n"),
-        ("ethics_deontology", "label,scenario,excuse\n", "1,scenario {0},{1}excuse {0}\n"),
-        ("goemotions", "", "{1}text {0}\t3\tx\n"),
-    ):
-        lines = [form.format(number, '"' if number == stray else "") for number in range(200)]
-        lines = [line.replace(", no quotes after", "") for line in lines]
-        result = read_text(tmp_path, reader, header + "".join(lines))
-        assert len(result.records) == 199
-        assert [(item.reason, item.row) for item in result.rejected] == [("stray-quote", stray + 1 + bool(header))]
-
-
-def test_rejected_rows_are_written(tmp_path: Path) -> None:
-    result = read_text(tmp_path, "goemotions", b"fine\t3\tx\ncaf\xe9\t3\tx\n")
-    write_rejected(tmp_path / "out" / "rejected.jsonl", result.rejected)
-    (line,) = (tmp_path / "out" / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
-    written = json.loads(line)
-    assert (written["row"], written["reason"]) == (2, "invalid-utf8")
-    assert written["excerpt"].startswith("caf\\xe9")
 
 
 def test_a_text_of_the_longest_length_is_read(tmp_path: Path) -> None:
@@ -261,7 +112,7 @@ def test_a_text_of_the_longest_length_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("reader", "names"), [("goemotions", BASIC_EMOTIONS), ("kote", KOREAN_EMOTIONS)])
 def test_a_labels_file_in_another_order_is_refused(tmp_path: Path, reader: str, names: tuple[str, ...]) -> None:
-    row = GOOD_ROWS[reader][1]
+    row = {"goemotions": "fine\t3\tx\n", "kote": "1\t좋다\t42\n"}[reader]
     (tmp_path / "labels.txt").write_text("\n".join(names), encoding="utf-8")
     assert read_text(tmp_path, reader, row, "train.tsv").records
     (tmp_path / "labels.txt").write_text("\n".join((names[1], names[0], *names[2:])), encoding="utf-8")
@@ -272,3 +123,40 @@ def test_a_labels_file_in_another_order_is_refused(tmp_path: Path, reader: str, 
 def test_every_reader_is_described_in_the_docs() -> None:
     docs = (ROOT / "docs/data.md").read_text()
     assert [name for name in READERS if f"`{name}`" not in docs] == []
+
+
+def groups(folder: Path, reader: str, *rows: str) -> list[str | None]:
+    header = "" if reader == "ethics_util" else "label,scenario\n"
+    return [record.group for record in read_text(folder, reader, header + "".join(f"{row}\n" for row in rows)).records]
+
+
+def test_pairs_that_share_a_scenario_are_one_group(tmp_path: Path) -> None:
+    one, two, three, other = groups(
+        tmp_path,
+        "ethics_util",
+        "I ran. I won.,I ran.",
+        "I ran. I fell.,I ran. I lost.",
+        "I swam.,I ran. I lost!",
+        "I slept.,I woke.",
+    )
+    assert one == two == three != other
+
+
+def test_variants_of_a_claim_are_one_group(tmp_path: Path) -> None:
+    claim, variant, reason, other = groups(
+        tmp_path,
+        "ethics_justice",
+        "1,I deserve to be paid by my boss because I keep her house clean.",
+        "0,I deserve a car from my boss because I keep her house clean.",
+        "1,I usually feed Al at noon but I stopped because he died.",
+        "0,My neighbour ought to lend me his drill since I lent him mine.",
+    )
+    assert claim == variant
+    assert len({claim, reason, other}) == 3
+
+
+def test_an_excuse_stays_with_its_scenario(tmp_path: Path) -> None:
+    one, two, other = groups(
+        tmp_path, "ethics_virtue", "1,He lied. [SEP] false", "0,He lied! [SEP] kind", "0,Hm [SEP] kind"
+    )
+    assert one == two != other
