@@ -45,7 +45,9 @@ class BatchPlan:
             raise UserError(
                 f"{records} records an epoch cannot give {num_processes} processes {accumulation} micro-batches each"
             )
-        self.steps_per_epoch = -(-records // (self.global_batch_size * accumulation))
+        # The second bound matters for batches of one: a remainder then makes some of two, since none may be empty.
+        full = -(-records // (self.global_batch_size * accumulation))
+        self.steps_per_epoch = min(full, records // (num_processes * accumulation))
         self._epoch_batches = lru_cache(maxsize=2)(self._plan_epoch)
 
     def _take(self, index: int, name: str, epoch: int) -> np.ndarray:
