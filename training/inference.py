@@ -31,7 +31,7 @@ from redheart_hf.outputs import RedHeartOutput
 from training.collator import Collator
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "alternatives", "chosen")
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer_config.json")
+MODEL_FILES = ("config.json", "tokenizer_config.json")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Predictions = dict[str, np.ndarray]
@@ -52,12 +52,16 @@ def load_model(folder: Path | str) -> tuple[RedHeartForMultiTask, PreTrainedToke
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
         if kind != "redheart":
             raise UserError(f"{folder} holds a model of type {kind!r}, not redheart")
-        model = RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32)
+        model, report = RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"{folder} could not be loaded as a Red Heart model: {type(error).__name__}: {error}"
         ) from error
+    # Transformers would leave what is missing at random values, with a warning.
+    absent = sorted(report["missing_keys"])
+    if absent:
+        raise UserError(f"the weights in {folder} lack {len(absent)} tensors, the first is {absent[0]}; save it again")
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 

@@ -1,0 +1,102 @@
+"""A prediction laid out for people, with bars and in columns that hold in Korean too.
+
+In    the dict that `training.predict.predict` gives.
+Out   lines of text.
+Run   through training/predict.py.
+"""
+
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+BAR = 20
+LABEL = 24
+FIELDS = {
+    "basic_emotions": "Basic emotions",
+    "fine_emotions": "Fine emotions (GoEmotions)",
+    "korean_emotions": "Korean emotions (KOTE)",
+}
+
+
+def display_width(text: str) -> int:
+    """Columns a terminal needs: two for a Korean letter, none for a combining mark."""
+    return sum(
+        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text
+    )
+
+
+def padded(text: str, width: int) -> str:
+    return text + " " * max(0, width - display_width(text))
+
+
+def bar(share: float) -> str:
+    """Filled from the left for values in [0, 1]."""
+    filled = round(min(max(share, 0.0), 1.0) * BAR)
+    return "#" * filled + "." * (BAR - filled)
+
+
+def line(label: str, rest: str) -> str:
+    return f"  {padded(label, LABEL)} {rest}"
+
+
+def as_text(result: Mapping[str, Any]) -> str:
+    """All parts, one under the other."""
+    lines = [result["text"], ""]
+    lines += emotions(result) + feelings(result) + ethics(result) + regret(result)
+    return "\n".join(lines) + "\n"
+
+
+def emotions(result: Mapping[str, Any]) -> list[str]:
+    """Those present, most probable first; where none is, the nearest is named."""
+    lines = []
+    for field, title in FIELDS.items():
+        probabilities, present = result[field], result["present"][field]
+        lines.append(title)
+        for name in sorted(present, key=probabilities.__getitem__, reverse=True):
+            lines.append(line(name, f"{bar(probabilities[name])} {probabilities[name]:.2f}"))
+        if not present:
+            nearest = max(probabilities, key=probabilities.__getitem__)
+            lines.append(f"  none over its threshold; the most probable is {nearest}, {probabilities[nearest]:.2f}")
+    return lines
+
+
+def feelings(result: Mapping[str, Any]) -> list[str]:
+    lines = ["Valence, arousal, dominance (-1 to 1, +- standard deviation)"]
+    for name, value in result["vad"].items():
+        lines.append(line(name, f"{value:+z.2f} +- {result['vad_standard_deviation'][name]:.2f}"))
+    lines.append("Culture")
+    lines += [line(name, f"{bar(value)} {value:.2f}") for name, value in result["culture"].items()]
+    return lines
+
+
+def ethics(result: Mapping[str, Any]) -> list[str]:
+    chosen = result.get("chosen")
+    of = "the text" if chosen is None else f"action {chosen}"
+    lines = [f"Circumstances of {of}, and what each adds to utility"]
+    for name, value in result["circumstances"].items():
+        lines.append(line(name, f"{value:+z.2f}  adds {result['contributions'][name]:+z.3f}"))
+    lines.append(line("utility", f"{'':5}  sum  {result['utility']:+z.3f}"))
+    lines.append(f"Acceptability of {of}")
+    lines += [line(name, f"{bar(value)} {value:.2f}") for name, value in result["acceptability"].items()]
+    return lines
+
+
+def regret(result: Mapping[str, Any]) -> list[str]:
+    """Of the text alone, and with actions what each is worth and what having chosen it would cost."""
+    lines = ["Regret, by view", line("", in_columns(result["text_regret"]))]
+    lines.append(line("from the text alone", in_columns(result["text_regret"].values(), "{:>12.2f}")))
+    for position, action in enumerate(result.get("actions", ())):
+        marks = [
+            word
+            for word, key in (("best", "best"), ("chosen", "chosen"))
+            if result[key] is not None
+            if result[key] == position
+        ]
+        lines.append(f"Action {position}: {action['text']}" + (f"  ({', '.join(marks)})" if marks else ""))
+        lines.append(line("utility", in_columns(action["utility"].values(), "{:>+z12.2f}")))
+        lines.append(line("regret if chosen", in_columns(action["regret"].values(), "{:>12.2f}")))
+    return lines
+
+
+def in_columns(values: Any, form: str = "{:>12}") -> str:
+    return "".join(form.format(value) for value in values)
