@@ -52,9 +52,14 @@ def _actions(value: Any) -> list[Action]:
 
 def _scenario(row: dict[str, Any]) -> dict[str, Any]:
     _exact_keys(row, SCENARIO_KEYS, "the scenario")
+    for key in ("id", "domain"):
+        if not isinstance(row[key], str) or not row[key].strip():
+            raise BadRow(f"wrong-type: {key} is {row[key]!r:.40}, not a name")
     labels: dict[str, list[Any]] = {key: _vector(row[key], names, key) for key, names in LABEL_NAMES.items()}
     emotions = labels.pop("emotions")
-    if all(type(value) in (int, float) for value in emotions) and abs(sum(emotions) - 1) > SUM_TOLERANCE:
+    # Only numbers in range have a sum worth reading; the others are refused where ranges are checked.
+    numbers = [value for value in emotions if type(value) in (int, float) and 0 <= value <= 1]
+    if len(numbers) == len(emotions) and abs(sum(numbers) - 1) > SUM_TOLERANCE:
         raise BadRow(f"label-out-of-range: emotions are a distribution but sum to {sum(emotions):.3g}")
     plain = {key: row[key] for key in ("language", "text", "chosen", "reason")}
     return {**plain, **labels, "basic_emotions": emotions, "actions": _actions(row["actions"])}

@@ -21,7 +21,7 @@ from redheart_hf.labels import BASIC_EMOTIONS, FINE_EMOTIONS, KOREAN_EMOTIONS
 
 FOLDER = Path(os.environ.get("REDHEART_DATA_DIR") or "unset")
 pytestmark = pytest.mark.skipif(
-    "REDHEART_DATA_DIR" not in os.environ, reason="REDHEART_DATA_DIR, the folder of the public files, is not set"
+    not os.environ.get("REDHEART_DATA_DIR"), reason="REDHEART_DATA_DIR, the folder of the public files, is not set"
 )
 
 FILES = {

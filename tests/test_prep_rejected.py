@@ -36,7 +36,10 @@ BAD_ROWS: list[tuple[str, str, str | bytes]] = [
     ("wrong-type", "scenarios", "[1, 2]\n"),
     ("wrong-type", "scenarios", changed(vad={**VAD, "valence": True})),
     ("wrong-type", "scenarios", changed(vad={**VAD, "valence": "0.1"})),
+    ("wrong-type", "scenarios", changed(id=None)),
     ("wrong-type", "scenarios", changed(text=3)),
+    ("label-out-of-range", "scenarios", changed(vad={**VAD, "valence": 10**400})),
+    ("label-out-of-range", "scenarios", changed(emotions={**SCENARIO["emotions"], "joy": 10**400})),
     ("wrong-type", "scenarios", changed(actions=3)),
     ("wrong-type", "emobank", "a,train,x,3,3,text\n"),
     ("unknown-key", "scenarios", changed(mood="good")),
@@ -64,7 +67,7 @@ BAD_ROWS: list[tuple[str, str, str | bytes]] = [
     ("empty-text", "goemotions", " \t3\tx\n"),
     ("empty-text", "ethics_util", "better,\n"),
     ("too-long", "goemotions", "a" * 100_000 + "\t3\tx\n"),
-    ("invalid-utf8", "goemotions", b"caf\xe9 au lait\t3\tx\n"),
+    ("invalid-utf8", "goemotions", b"no\xe9l\t3\tx\n"),
     ("invalid-utf8", "scenarios", changed(text="x").encode().replace(b'"x"', b'"\\ud800"')),
     ("nul-character", "goemotions", "a\0b\t3\tx\n"),
 ]
@@ -129,9 +132,9 @@ def test_a_stray_quote_costs_one_row(tmp_path: Path, stray: int) -> None:
 
 
 def test_rejected_rows_are_written(tmp_path: Path) -> None:
-    result = read_text(tmp_path, "goemotions", b"fine\t3\tx\ncaf\xe9\t3\tx\n")
+    result = read_text(tmp_path, "goemotions", b"fine\t3\tx\nno\xe9l\t3\tx\n")
     write_rejected(tmp_path / "out" / "rejected.jsonl", result.rejected)
     (line,) = (tmp_path / "out" / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
     written = json.loads(line)
     assert (written["row"], written["reason"]) == (2, "invalid-utf8")
-    assert written["excerpt"].startswith("caf\\xe9")
+    assert written["excerpt"].startswith("no\\xe9l")
