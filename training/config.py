@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from preprocessing.errors import UserError
 
@@ -102,16 +102,34 @@ class TrainConfig:
 
     def __post_init__(self):
         least = {"epochs": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "bucket_batches": 1, "log_steps": 1}
-        least |= {"save_steps": 1, "save_total_limit": 1, "num_proc": 1, "num_workers": 0, "warmup_steps": 0}
+        least |= {
+            "save_steps": 1,
+            "save_total_limit": 1,
+            "num_proc": 1,
+            "num_workers": 0,
+            "warmup_steps": 0,
+            "seed": 0,
+        }
+        least |= {"max_steps": 1, "eval_steps": 1, "min_learning_rate": 0, "weight_decay": 0}
         for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise UserError(f"{name} must be at least {minimum}, got {getattr(self, name)}")
-        for name in ("learning_rate", "max_grad_norm"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not value >= minimum:
+                raise UserError(f"{name} must be at least {minimum}, got {value}")
+        for name in ("learning_rate", "text_encoder_learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{name} must be positive, got {value}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas must lie in [0, 1), got {self.betas}")
         for reader, passes in self.passes.items():
             if not passes > 0:
                 raise UserError(f"passes of {reader} must be positive, got {passes}")
+        for reader, rows in self.holdout.items():
+            if rows < 1:
+                raise UserError(f"holdout of {reader} must be at least 1 row, got {rows}")
+        for term, factor in self.loss_weights.items():
+            if not factor >= 0:
+                raise UserError(f"loss_weights of {term} must not be negative, got {factor}")
         if not self.train:
             raise UserError("train names no source; give at least one READER=PATH")
 
@@ -129,6 +147,7 @@ class TrainConfig:
 
 
 def build_parser() -> ArgumentParser:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog="training/train.py",
         description="Train a Red Heart model: accelerate launch training/train.py [recipe.yaml] [--field value ...]",
