@@ -132,3 +132,8 @@ def test_no_micro_batch_is_ever_empty(records: int):
         assert records % 8, "these records fill whole steps"
         return
     assert all(len(batch) > 0 for plan in plans for batch in epoch_of(plan, 0))
+
+
+def test_passes_of_a_reader_that_is_not_there_are_refused():
+    with pytest.raises(UserError, match=r"shrot.*long, short"):
+        plan_of(passes={"shrot": 0.5})

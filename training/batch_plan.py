@@ -39,6 +39,8 @@ class BatchPlan:
         self.global_batch_size = batch_size * num_processes
         names = np.asarray(readers)
         self.members = {name: np.flatnonzero(names == name) for name in sorted(set(readers))}
+        if unknown := sorted(set(passes or {}) - set(self.members)):
+            raise UserError(f"passes names {unknown}, not among the training readers: {', '.join(self.members)}")
         self.quotas = {name: round(len(rows) * (passes or {}).get(name, 1.0)) for name, rows in self.members.items()}
         records = sum(self.quotas.values())
         if records < num_processes * accumulation:

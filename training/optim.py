@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from preprocessing.errors import UserError
 from redheart_hf.losses import ROUTER_TERM, TERMS
 from training.config import TrainConfig
 
@@ -67,7 +68,7 @@ class TermWeights:
     def __init__(self, config: TrainConfig):
         unknown = sorted(set(config.loss_weights) - set(TERMS))
         if unknown:
-            raise ValueError(f"loss_weights names unknown terms {unknown}; known: {', '.join(TERMS)}")
+            raise UserError(f"loss_weights names unknown terms {unknown}; known: {', '.join(TERMS)}")
         self.learned = config.loss_weighting == "uncertainty"
         self.fixed = {term: config.loss_weights.get(term, 1.0) for term in TERMS}
         self.log_variances = dict.fromkeys(TERMS, 0.0)
