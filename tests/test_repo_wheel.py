@@ -6,6 +6,7 @@ Run   `pytest -m slow tests/test_repo_wheel.py`
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -40,7 +41,9 @@ print(json.dumps({
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+    # With the checkout on PYTHONPATH, as run_learning.sh has it, pip would take its egg-info for an installed package.
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=clean, capture_output=True, text=True)
     assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
