@@ -25,7 +25,7 @@ TEXT
 # constraints.txt, pip adds what is missing: that also completes an installation that was cut short. The programs in
 # .venv/bin name their interpreter by its full path, so an environment that came from another folder is made anew.
 setup() {
-    local wanted stamp=.venv/redheart-stamp python=$PWD/.venv/bin/python
+    local wanted seen stamp=.venv/redheart-stamp python=$PWD/.venv/bin/python
     wanted=$({ echo "$PWD" && cat setup.cfg constraints.txt; } | sha256sum | cut -d' ' -f1)
     if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then
         return
@@ -37,8 +37,9 @@ setup() {
     fi
     "$python" -m pip install --quiet "$(grep '^torch==' constraints.txt)"
     "$python" -m pip install --quiet -c constraints.txt -e '.[train,lora,encoders,test,dev]'
-    if ! "$python" -c 'import accelerate, datasets, peft, redheart_hf, tensorboard, torch, transformers'; then
-        echo "error: the packages in .venv cannot be imported (see above); delete .venv and start again" >&2
+    if ! seen=$("$python" -c 'import accelerate, datasets, peft, redheart_hf, tensorboard, torch, transformers' 2>&1); then
+        echo "error: the packages in .venv cannot be imported; delete .venv and start again" >&2
+        echo "$seen" >&2
         exit 1
     fi
     echo "$wanted" >"$stamp"
