@@ -8,6 +8,7 @@ Run   `python -m redheart_hf.presets`, `python -m redheart_hf.presets --json`
 """
 
 import argparse
+import copy
 import json
 from collections import Counter
 from typing import Any
@@ -58,7 +59,7 @@ def preset_config(name: str, **changes: Any) -> RedHeartConfig:
     """The named preset's config with `changes` put over it; an unknown name or field raises ValueError."""
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
-    return RedHeartConfig(**{**PRESETS[name], **changes})
+    return RedHeartConfig(**{**copy.deepcopy(PRESETS[name]), **changes})
 
 
 def parameters_by_module(config: RedHeartConfig) -> dict[str, int]:
