@@ -1,0 +1,186 @@
+"""The masked, count-normalised sum of the losses, as the training loop and Hugging Face's tools call it.
+
+In    a small model on shipped scenarios, with labels taken away.
+Out   absent labels that leave loss and gradient exactly as they were; one total for both callers.
+Run   pytest tests/test_model_loss_sums.py
+"""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from preprocessing.encode import encode
+from redheart_hf import RedHeartForMultiTask, preset_config
+from redheart_hf.losses import (
+    LABEL_OF_TERM,
+    ROUTER_TERM,
+    TASK_OF_TERM,
+    TERMS,
+    label_counts,
+    loss_sums,
+    multi_task_loss,
+)
+from training.collator import Collator
+
+NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def batch(tokenizer, scenarios, tmp_path_factory):
+    """Three scenarios, of two languages; 56 tokens."""
+    chosen = [scenarios[0], scenarios[1], scenarios[-1]]
+    rows = encode(chosen, tokenizer, max_length=56, cache_dir=tmp_path_factory.mktemp("encoded"))
+    collated = Collator(tokenizer)(list(rows))
+    return {key: value for key, value in collated.items() if key not in ("ids", "first_row")}
+
+
+@pytest.fixture
+def model(tokenizer) -> RedHeartForMultiTask:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "hidden_dropout": 0.0, "attention_dropout": 0.0}
+    return RedHeartForMultiTask(preset_config("redheart-tiny", vocab_size=len(tokenizer), **sizes))
+
+
+def gradients(model, batch, labels) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
+    model.zero_grad()
+    loss = model(**batch | {"labels": labels}).loss
+    loss.backward()
+    return loss.detach(), {name: copy.deepcopy(p.grad) for name, p in model.named_parameters()}
+
+
+def test_every_term_names_its_label_and_task(batch):
+    assert set(TERMS) == set(TASK_OF_TERM)
+    assert set(LABEL_OF_TERM.values()) == set(batch["labels"])
+    assert set(TASK_OF_TERM.values()) == {"emotion", "ethics", "regret"}
+
+
+@pytest.mark.parametrize("missing", sorted(set(LABEL_OF_TERM.values()) - {"preference"}))
+def test_an_absent_label_is_exactly_no_label(missing, model, batch):
+    """All NaN, an absent field, and a field that was never there: same bits in loss and gradient."""
+    absent = {name: value for name, value in batch["labels"].items() if name != missing}
+    unlabelled = batch["labels"] | {missing: torch.full_like(batch["labels"][missing], NAN)}
+    loss_without, without = gradients(model, batch, absent)
+    loss_unlabelled, with_nan = gradients(model, batch, unlabelled)
+    assert torch.equal(loss_without, loss_unlabelled)
+    assert loss_without.isfinite()
+    for name, gradient in without.items():
+        other = with_nan[name]
+        if gradient is None:
+            assert other is None or not other.any(), name
+        else:
+            assert torch.equal(gradient, other), name
+
+
+def test_an_empty_list_of_pairs_is_no_label(model, batch):
+    assert batch["labels"]["preference"].shape == (0, 2)
+    absent = {name: value for name, value in batch["labels"].items() if name != "preference"}
+    loss_without, without = gradients(model, batch, absent)
+    loss_empty, empty = gradients(model, batch, batch["labels"])
+    assert torch.equal(loss_without, loss_empty)
+    for name, gradient in without.items():
+        assert (gradient is None and empty[name] is None) or torch.equal(gradient, empty[name]), name
+
+
+def test_a_row_without_labels_pulls_at_nothing(model, batch):
+    """Its own embedding rows stay without gradient, though the model reads it: one label less is exactly zero."""
+    labels = {name: torch.full_like(batch["labels"][name], NAN) for name in ("vad", "culture", "acceptability")}
+    labels["vad"][0, 1] = 0.4
+    labels["acceptability"][0] = torch.tensor([0.0, 1.0, 0.5, NAN])
+    only_seen_later = set(batch["input_ids"][1:].flatten().tolist()) - set(batch["input_ids"][0].tolist())
+    model.config.router_z_loss_weight = 0.0  # the router has a loss without any label
+    _, found = gradients(model, batch, labels)
+    embedding = found["model.embeddings.embed_tokens.weight"]
+    assert embedding[batch["input_ids"][0, :3]].abs().sum() > 0
+    assert not embedding[sorted(only_seen_later)].any()
+
+
+def test_an_extreme_output_at_an_absent_label_makes_no_nan(model, batch):
+    with torch.no_grad():
+        model.emotion_head.vad_mean_proj.bias.fill_(3e38)
+        model.ethics_head.experts["utilitarian"].projections[-1].bias.fill_(1e25)
+    labels = {name: torch.full_like(batch["labels"][name], NAN) for name in ("circumstances", "vad")}
+    labels["culture"] = batch["labels"]["culture"]
+    loss, found = gradients(model, batch, labels)
+    assert loss.isfinite()
+    assert all(gradient is None or gradient.isfinite().all() for gradient in found.values())
+
+
+def test_counts_are_those_made_by_hand():
+    basic = torch.full((4, 7), NAN)
+    basic[1] = 0.1
+    acceptability = torch.full((4, 4), NAN)
+    acceptability[0, 2] = acceptability[3, 1] = 1.0
+    labels = {"basic_emotions": basic, "acceptability": acceptability, "preference": torch.tensor([[0, 1], [2, 3]])}
+    counts = label_counts(labels, num_sequences=4)
+    assert {term: count for term, count in counts.items() if count} == {
+        "basic_emotions": 7,
+        "polarity": 4,
+        "acceptability": 2,
+        "preference": 2,
+        ROUTER_TERM: 4,
+    }
+    assert set(counts) == set(TERMS)
+
+
+def test_counts_of_real_labels_count_what_scenarios_have(batch):
+    counts = label_counts(batch["labels"], len(batch["input_ids"]))
+    actions = len(batch["input_ids"]) - 3
+    per_record = {"basic_emotions": 7, "polarity": 4, "vad": 3, "culture": 3, "circumstances": 7, "acceptability": 4}
+    for term, size in per_record.items():
+        assert counts[term] == 3 * size, term
+    assert counts["utility_views"] == 3 * actions
+    assert counts["alternatives_regret"] == 3 * 3
+
+
+def test_weights_multiply_terms_and_default_to_one():
+    config = preset_config("redheart-tiny", router_z_loss_weight=0.25)
+    sums = {"vad": torch.tensor(6.0), "culture": torch.tensor(5.0), "polarity": torch.tensor(0.0)}
+    sums[ROUTER_TERM] = torch.tensor(8.0)
+    counts = {"vad": 3, "culture": 2, "polarity": 0, ROUTER_TERM: 4}
+    total, losses = multi_task_loss(sums, counts, {"vad": 10.0, ROUTER_TERM: 3.0}, config)
+    assert {term: value.item() for term, value in losses.items()} == {"vad": 2.0, "culture": 2.5, ROUTER_TERM: 2.0}
+    assert total.item() == pytest.approx(10 * 2.0 + 2.5 + 3 * 0.25 * 2.0)
+
+
+def test_router_loss_is_squared_log_of_the_number_of_experts_at_zero_logits(model, batch):
+    with torch.no_grad():
+        model.emotion_head.mixture.router.weight.zero_()
+        output = model(**batch)
+    assert output.losses[ROUTER_TERM].item() == pytest.approx(math.log(8) ** 2, rel=1e-5)
+    output.emotion.router_logits = torch.zeros(6, 4)
+    sums = loss_sums(output, {}, model.config)
+    assert sums[ROUTER_TERM].item() / 6 == pytest.approx(1.9218120556728056, rel=1e-6)
+
+
+def test_loss_of_forward_is_that_of_the_loop(model, batch):
+    output = model(**batch)
+    sums = loss_sums(output, batch["labels"], model.config)
+    counts = label_counts(batch["labels"], len(batch["input_ids"]))
+    total, losses = multi_task_loss(sums, counts, {}, model.config)
+    assert torch.equal(output.loss, total)
+    assert {term: value.item() for term, value in output.losses.items()} == {t: v.item() for t, v in losses.items()}
+
+
+def test_terms_of_a_real_batch_are_plain_means_over_its_labels(model, batch):
+    labels = batch["labels"]
+    with torch.no_grad():
+        output = model(**batch)
+    ethics, regret = output.ethics, output.regret
+
+    def mean(loss_of, predicted, targets) -> float:
+        present = ~targets.isnan()
+        return loss_of(predicted[present], targets[present]).item()
+
+    expected = {
+        "acceptability": mean(
+            F.binary_cross_entropy_with_logits, ethics.acceptability_logits, labels["acceptability"]
+        ),
+        "culture": mean(F.mse_loss, output.emotion.culture_logits.sigmoid(), labels["culture"]),
+        "circumstances": mean(F.mse_loss, ethics.circumstances, labels["circumstances"]),
+        "alternatives_regret": mean(F.huber_loss, regret.regret, labels["alternatives_regret"]),
+    }
+    for term, value in expected.items():
+        assert output.losses[term].item() == pytest.approx(value, rel=1e-5), term
