@@ -1,0 +1,186 @@
+"""The model card: what a model folder says about itself to the person who finds it.
+
+In    the run's config, figures by reader (training/figures.py), rows by reader, seconds, the model.
+Out   README.md in the folder, its front matter in the form of the Hugging Face Hub.
+Run   through training/train.py.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from redheart_hf import RedHeartForMultiTask
+from redheart_hf.labels import BASIC_EMOTIONS
+from training.config import TrainConfig
+from training.report import shown
+
+# Reader -> language, what its rows teach, licence of the data as its publishers give it.
+SOURCES = {
+    "scenarios": ("en, ko", "all tasks (scenarios of this project, written and labelled by one author)", "Apache-2.0"),
+    "goemotions": ("en", "7 basic emotions (GoEmotions, Demszky et al. 2020)", "Apache-2.0"),
+    "goemotions_fine": ("en", "28 emotions (GoEmotions, Demszky et al. 2020)", "Apache-2.0"),
+    "kote": ("ko", "44 emotions (KOTE, Jeon et al. 2022)", "MIT"),
+    "emobank": ("en", "valence, arousal, dominance (EmoBank, Buechel and Hahn 2017)", "CC BY-SA 4.0"),
+    "ethics_util": ("en", "utility from pairs (ETHICS, Hendrycks et al. 2021)", "MIT"),
+    "ethics_deontology": ("en", "acceptability to deontology (ETHICS, Hendrycks et al. 2021)", "MIT"),
+    "ethics_justice": ("en", "acceptability to justice (ETHICS, Hendrycks et al. 2021)", "MIT"),
+    "ethics_virtue": ("en", "acceptability to virtue (ETHICS, Hendrycks et al. 2021)", "MIT"),
+}
+OF_UNKNOWN_SOURCE = ("not recorded", "what its records have labels for", "see where the records come from")
+
+WHAT_IT_DOES = """\
+# Red Heart
+
+Reads a text in English or Korean and answers, in one pass:
+
+- **emotion**: 4 polarities, 7 basic emotions, GoEmotions' 28, KOTE's 44, as probabilities of which no child's exceeds
+  its parent's; valence, arousal and dominance with a variance; jeong, han and chemyeon;
+- **ethics**: Bentham's seven circumstances and what each adds to utility; acceptability to four experts (utilitarian,
+  deontology, justice, virtue);
+- **regret**: utility of each possible action as an optimist, a neutral judge and a pessimist see it, the best action,
+  and what not having taken it is worth.
+"""
+
+HOW_TO_LOAD = """\
+## How to load it
+
+```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+folder = "path/to/this/folder"
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
+out = model(**tokenizer("{prefix}I never called her back.", return_tensors="pt"))
+print(out.emotion.basic_logits.sigmoid())  # {basic}
+```
+
+`trust_remote_code=True` runs the Python files of this folder: use it only with folders you trust. In a checkout of the
+project, `python -m training.predict --model path/to/this/folder "I never called her back."` says everything at once.
+"""
+
+LIMITS = """\
+## Limits
+
+- Judgements about people, work, money, health or law must not rest on this model. It repeats what annotators and
+  authors of its training data found, who are few and mostly of one place and time.
+- A text is read up to {max_length} tokens; what follows is cut off.
+- No public labels by people exist for duration, certainty, propinquity, fecundity, purity and extent, nor for jeong,
+  han and chemyeon: these answers {learned}, and no figure here shows that people would agree.
+- Regret and the three views of utility {regret}; they have not been compared with what people say they regret.
+- ETHICS labels are the annotators' common judgement on short English texts, not a theory of what is right.
+- Thresholds and figures were found on texts like those of training; other kinds of text were not tried.
+- The SURD analysis of what causes what is not part of this model yet.
+"""
+
+
+def write_model_card(
+    folder: Path,
+    train_config: TrainConfig,
+    metrics: Mapping[str, Mapping[str, Any]],
+    data_counts: Mapping[str, int],
+    duration_seconds: float,
+    model: RedHeartForMultiTask,
+) -> None:
+    """Write README.md: front matter, what the model does, figures, data, set-up, limits."""
+    from_scenarios = "scenarios" in data_counts
+    limits = LIMITS.format(
+        max_length=model.config.max_length,
+        learned="come from this project's own scenarios"
+        if from_scenarios
+        else "had no labels of their own in this run",
+        regret="rest on this project's own scenarios" if from_scenarios else "had no labels in this run",
+    )
+    loading = HOW_TO_LOAD.format(prefix=model.config.text_prefix, basic=", ".join(BASIC_EMOTIONS))
+    parts = [
+        front_matter(data_counts),
+        WHAT_IT_DOES,
+        loading,
+        measured(metrics, train_config),
+        training_data(data_counts),
+        set_up(train_config, duration_seconds, model),
+        limits,
+    ]
+    (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def front_matter(data_counts: Mapping[str, int]) -> str:
+    languages = sorted({tag for reader in data_counts for tag in source_of(reader)[0].split(", ") if len(tag) == 2})
+    lines = ["---", f"license: {'cc-by-sa-4.0' if 'emobank' in data_counts else 'apache-2.0'}"]
+    lines += ["language:", *(f"- {tag}" for tag in languages or ["en", "ko"])]
+    lines += ["library_name: transformers", "pipeline_tag: text-classification"]
+    lines += ["tags:", "- emotion", "- ethics", "- regret", "- multi-task", "---", ""]
+    return "\n".join(lines)
+
+
+def source_of(reader: str) -> tuple[str, str, str]:
+    return SOURCES.get(reader, OF_UNKNOWN_SOURCE)
+
+
+def measured(metrics: Mapping[str, Mapping[str, Any]], train_config: TrainConfig) -> str:
+    """The table of figures and the command that prints such a table."""
+    lines = ["## Measured figures", ""]
+    rows = []
+    for reader, values in metrics.items():
+        for name in (name for name in values if f"{name}_interval" in values):
+            low, high = values[f"{name}_interval"]
+            count = values.get(f"{name}_rows", values["rows"])
+            rows.append(f"| {reader} | {name} | {shown(values[name])} | {shown(low)} to {shown(high)} | {count:,} |")
+    if not rows:
+        return "\n".join([*lines, "None: the run had no rows to measure on.", ""])
+    lines += ["| Reader | Figure | Value | 95 % interval | Rows |", "|---|---|---:|---|---:|", *rows, ""]
+    lines += [
+        "Measured at the end of training on the reporting half of the dev rows, without texts that also occur in",
+        "training; thresholds of emotions were chosen on the other half. Intervals are bootstrap intervals over rows:",
+        "they say how far a figure would move on other rows, not on another training run. Such a table, but with the",
+        "texts that also occur in training, is printed by",
+        "",
+        "```bash",
+        "python -m training.evaluate --model path/to/this/folder --half reporting \\",
+        "    " + " ".join(f"--data '{source}'" for source in train_config.dev or ["READER=PATH"]),
+        "```",
+        "",
+    ]
+    if train_config.holdout:
+        held = ", ".join(f"{count:,} of {reader}" for reader, count in train_config.holdout.items())
+        lines += [
+            f"Held out of training sources besides: {held}. The run's folder keeps them in holdout_READER.jsonl, for",
+            "`--data records=holdout_READER.jsonl`.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def training_data(data_counts: Mapping[str, int]) -> str:
+    lines = ["## Training data", "", "| Reader | Records | Language | Teaches | Licence |", "|---|---:|---|---|---|"]
+    for reader, count in data_counts.items():
+        language, teaches, licence = source_of(reader)
+        lines.append(f"| {reader} | {count:,} | {language} | {teaches} | {licence} |")
+    lines.append("")
+    if "emobank" in data_counts:
+        lines += [
+            "EmoBank is share-alike (CC BY-SA 4.0). This card therefore names that licence for weights trained on it;",
+            "whoever publishes them should name EmoBank and keep the licence.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def set_up(train_config: TrainConfig, duration_seconds: float, model: RedHeartForMultiTask) -> str:
+    config = train_config.to_dict()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    encoder = Path(train_config.text_encoder).name if train_config.text_encoder else "own token embeddings"
+    length = f"{config['max_steps']:,} steps" if config["max_steps"] else f"{config['epochs']} epochs"
+    facts = {
+        "preset": config["preset"],
+        "text read by": f"{encoder}" + (f" ({model.config.text_encoder_mode})" if train_config.text_encoder else ""),
+        "parameters": f"{parameters:,}, of which {trained:,} trained",
+        "length": f"{length}, {duration_seconds / 60:.1f} minutes",
+        "batch": f"{config['batch_size']} records x {config['gradient_accumulation_steps']} per process",
+        "learning rate": f"{config['learning_rate']:g}, cosine to {config['min_learning_rate']:g} after "
+        f"{config['warmup_steps']} steps of warm-up; AdamW",
+        "precision": f"{config['mixed_precision']} autocast" if config["mixed_precision"] != "no" else "float32",
+        "seed": config["seed"],
+    }
+    lines = ["## Training set-up", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
+    return "\n".join([*lines, "Every setting is in train_config.json beside this file.", ""])
