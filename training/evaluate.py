@@ -81,7 +81,7 @@ def thresholds_from(predicted: Mapping[str, Predicted]) -> Thresholds:
         part = predicted[reader].half("choosing") if reader in predicted else None
         if part is not None and part.records:
             truth = [[value >= 0.5 for value in getattr(record, field)] for record in part.records]
-            thresholds[field] = [round(value, 6) for value in best_thresholds(truth, part.arrays[field])]
+            thresholds[field] = best_thresholds(truth, part.arrays[field])
     return thresholds
 
 
@@ -196,7 +196,9 @@ def main() -> None:
         store_thresholds(arguments.model, chosen)
     figures = figures_from(predicted, thresholds, None if half == "all" else half)
     for reader, count in rejected.items():
-        figures.setdefault(reader, {"rows": 0})["rejected"] = count
+        # Rows of a `records` file are reported under the reader they first came from; its bad rows name none.
+        if count or reader in figures:
+            figures.setdefault(reader, {"rows": 0})["rejected"] = count
     print(figures_table(figures))
     if arguments.output:
         write_json(arguments.output, figures)

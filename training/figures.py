@@ -126,20 +126,24 @@ def strongest_emotion(records: Sequence[Record], predictions: Predictions) -> It
 
 def choices(records: Sequence[Record], predictions: Predictions) -> Iterator[Figure]:
     """Utility of every action, the best of them, and the regret of the chosen one; all in the neutral view."""
-    owners, truth, found_best = [], [], np.full(len(records), np.nan)
+    owners: list[int] = []
+    positions: list[int] = []
+    truth: list[float] = []
+    found_best = np.full(len(records), np.nan)
     for index, record in enumerate(records):
         utilities = [action.utility[NEUTRAL_VIEW] for action in record.actions or ()]
         owners += [index] * len(utilities)
+        positions += range(len(utilities))
         truth += utilities
         if utilities:
             found_best[index] = utilities[predictions["best"][index]] == max(utilities)
     if not truth:
         return
-    predicted = predictions["utility_views"][:, :, NEUTRAL_VIEW]
-    flat, owner, true = predicted[~np.isnan(predicted)], np.asarray(owners), np.asarray(truth)
+    owner, true = np.asarray(owners), np.asarray(truth)
+    predicted = predictions["utility_views"][owner, np.asarray(positions), NEUTRAL_VIEW]
 
     def utility_correlation(weights: np.ndarray | None) -> np.ndarray:
-        return metrics.pearson(true, flat, None if weights is None else weights[:, owner])
+        return metrics.pearson(true, predicted, None if weights is None else weights[:, owner])
 
     yield Figure("pearson_utility", utility_correlation, len(records), len(true))
     yield from averaged("choice_accuracy", found_best)
