@@ -1,0 +1,27 @@
+"""Runs a command's main function as the shell would, in this process.
+
+In    a module with `main`, its arguments, bytes for stdin.
+Out   (exit code, stdout, stderr).
+Run   `from commands import run_command` in a test.
+"""
+
+import io
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from types import ModuleType
+from unittest.mock import patch
+
+from preprocessing.errors import run
+
+
+def run_command(module: ModuleType, *arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    argv = [module.__name__, *map(str, arguments)]
+    code = 0
+    with patch.object(sys, "argv", argv), patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))):
+        try:
+            with redirect_stdout(out), redirect_stderr(err):
+                run(module.main)
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return code, out.getvalue(), err.getvalue()

@@ -1,0 +1,153 @@
+"""Evaluation, the thresholds it chooses, and the model card, on a tiny model of random weights.
+
+In    the fixtures `tiny_model_dir` and `scenarios`, the shipped scenarios.
+Out   failures where a figure would not be what its name says, or a user's mistake would end in a traceback.
+Run   pytest tests/test_train_evaluate.py
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from commands import run_command
+
+from preprocessing.overlap import half_of
+from preprocessing.readers import parse_source, read
+from training import evaluate
+from training.checkpoint import verify, write_folder
+from training.config import TrainConfig
+from training.inference import load_model, predict_records
+from training.metrics import best_thresholds
+from training.model_card import write_model_card
+
+SCENARIOS = Path(__file__).resolve().parents[1] / "data" / "scenarios"
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_model_dir):
+    return load_model(tiny_model_dir)
+
+
+def test_evaluate_reports_every_figure_and_what_it_could_not_read(tiny_model_dir, tmp_path):
+    data, output = tmp_path / "scenarios.jsonl", tmp_path / "new" / "metrics.json"
+    rows = (SCENARIOS / "test.jsonl").read_text(encoding="utf-8").splitlines()[:12]
+    data.write_text("\n".join([*rows, "not JSON"]) + "\n", encoding="utf-8")
+    code, out, _ = run_command(
+        evaluate, "--model", tiny_model_dir, "--data", f"scenarios={data}", "--output", output, "--batch-size", 5
+    )
+    assert code == 0
+    figures = json.loads(output.read_text())["scenarios"]
+    assert (figures["rows"], figures["rejected"]) == (12, 1)
+    for name in ("emotion_accuracy", "pearson_v", "choice_accuracy", "pearson_regret", "circumstances_mae"):
+        low, high = figures[f"{name}_interval"]
+        assert low <= figures[name] <= high
+        assert name in out
+    assert "1 rows could not be read" in out
+
+
+def test_evaluate_agrees_with_the_metric_worked_out_apart(loaded, scenarios):
+    model, tokenizer = loaded
+    figures = evaluate.evaluate_records(model, tokenizer, {"scenarios": scenarios[:60]}, progress=False)["scenarios"]
+    arrays = predict_records(model, tokenizer, scenarios[:60], progress=False)
+    valence = np.corrcoef([record.vad[0] for record in scenarios[:60]], arrays["vad_mean"][:, 0])[0, 1]
+    assert figures["pearson_v"] == pytest.approx(valence, abs=1e-6)
+    found = [
+        record.actions[best].utility[1] == max(action.utility[1] for action in record.actions)
+        for record, best in zip(scenarios[:60], arrays["best"], strict=True)
+    ]
+    assert figures["choice_accuracy"] == pytest.approx(np.mean(found), abs=1e-6)
+
+
+def test_thresholds_are_chosen_on_one_half_stored_and_judged_on_the_other(tiny_model_dir, tmp_path):
+    folder = tmp_path / "final"
+    write_folder(folder, lambda staging: shutil.copytree(tiny_model_dir, staging, dirs_exist_ok=True) and None)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    source = f"goemotions={write_goemotions(tmp_path / 'ekman.tsv')}"
+    output = tmp_path / "metrics.json"
+    code, _, _ = run_command(evaluate, "--model", folder, "--data", source, "--choose-thresholds", "--output", output)
+    assert code == 0
+    model, tokenizer = load_model(folder)
+    records = read(parse_source(source)).records
+    choosing = [record for record in records if half_of(record.text) == "choosing"]
+    arrays = predict_records(model, tokenizer, choosing, progress=False)
+    truth = [[value == 1 for value in record.basic_emotions] for record in choosing]
+    expected = best_thresholds(truth, arrays["basic_emotions"])
+    assert model.config.thresholds["basic_emotions"] == pytest.approx(expected, abs=1e-5)
+    figures = json.loads(output.read_text())["goemotions"]
+    assert 0 < len(choosing) < len(records)
+    assert (figures["rows"], figures["thresholds"]) == (len(records) - len(choosing), "chosen")
+    changed = {name for name in before if (folder / name).read_bytes() != before[name]}
+    assert changed == {"config.json", "manifest.json"}
+    verify(folder)
+    # Measured again without choosing: the stored thresholds give the same figure.
+    run_command(evaluate, "--model", folder, "--data", source, "--half", "reporting", "--output", output)
+    assert json.loads(output.read_text())["goemotions"]["macro_f1"] == figures["macro_f1"]
+
+
+def test_one_half_of_dev_chooses_for_the_other_in_training_too(loaded, tmp_path):
+    model, tokenizer = loaded
+    records = read(parse_source(f"goemotions={write_goemotions(tmp_path / 'ekman.tsv')}")).records
+    figures, thresholds = evaluate.evaluate_dev(model, tokenizer, {"goemotions": records})
+    assert thresholds == evaluate.choose_thresholds(model, tokenizer, {"goemotions": records}, progress=False)
+    assert figures["goemotions"]["rows"] == sum(half_of(record.text) == "reporting" for record in records)
+    assert model.config.thresholds is None
+
+
+def test_without_stored_thresholds_the_table_says_so(tiny_model_dir, tmp_path):
+    source = f"goemotions={write_goemotions(tmp_path / 'ekman.tsv')}"
+    code, out, _ = run_command(evaluate, "--model", tiny_model_dir, "--data", source)
+    assert code == 0
+    assert "no thresholds for these labels: 0.5 was used" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "goemotion=x.tsv"], "did you mean 'goemotions'"),
+        (["--data", "goemotions=missing.tsv"], "missing.tsv"),
+        (["--data", "SCENARIOS", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--data", "SCENARIOS", "--choose-thresholds", "--half", "all"], "leave --half out"),
+        (["--data", "SCENARIOS", "--choose-thresholds"], "nothing to choose thresholds on"),
+        (["--data", "SCENARIOS", "--model", "nowhere"], "no model folder at nowhere"),
+    ],
+)
+def test_a_mistake_in_evaluates_arguments_is_named(tiny_model_dir, arguments, message):
+    filled = [f"scenarios={SCENARIOS / 'dev.jsonl'}" if item == "SCENARIOS" else item for item in arguments]
+    code, _, err = run_command(evaluate, "--model", tiny_model_dir, *filled)
+    assert code == 2
+    assert message in err
+
+
+def test_the_card_tells_figures_data_and_licences(loaded, tmp_path):
+    figures = {"emobank": {"rows": 500, "pearson_v": 0.741, "pearson_v_interval": [0.70, 0.78], "rejected": 0}}
+    config = TrainConfig(output_dir="run", train=["emobank=e.csv@train"], dev=["emobank=e.csv@dev"], epochs=2)
+    write_model_card(tmp_path, config, figures, {"emobank": 8000, "kote": 4000}, 1200.0, loaded[0])
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    _, front, body = card.split("---\n", 2)
+    header = yaml.safe_load(front)
+    assert (header["license"], header["language"]) == ("cc-by-sa-4.0", ["en", "ko"])
+    assert header["library_name"] == "transformers"
+    assert "| emobank | pearson_v | 0.741 | 0.700 to 0.780 | 500 |" in body
+    assert "--data 'emobank=e.csv@dev'" in body
+    assert "share-alike" in body
+    assert "20.0 minutes" in body
+    write_model_card(tmp_path, config, {}, {"scenarios": 266}, 1200.0, loaded[0])
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(card.split("---\n", 2)[1])["license"] == "apache-2.0"
+    assert "EmoBank is share-alike" not in card
+    assert "no rows to measure on" in card
+
+
+def write_goemotions(path: Path) -> Path:
+    """The shipped scenarios' texts in the form of GoEmotions, each with its strongest emotion."""
+    records = read(parse_source(f"scenarios={SCENARIOS / 'train.jsonl'}")).records[:80]
+    lines = [
+        f"{' '.join(record.text.split())}\t{int(np.argmax(record.basic_emotions))}\tc{number}"
+        for number, record in enumerate(records)
+        if '"' not in record.text
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
