@@ -88,7 +88,7 @@ if [[ ${1:-} == --help && $mode == train ]]; then
 fi
 
 setup
-export PATH="$PWD/.venv/bin:$PATH" PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+export PATH="$PWD/.venv/bin:$PATH"
 case $mode in
     train) train "$@" ;;
     test) run_tests "$@" ;;
