@@ -47,13 +47,13 @@ setup() {
 
 train() {
     local tokenizer=outputs/main/tokenizer
-    # accelerate gives a process one thread unless told otherwise.
+    # accelerate gives a process one thread unless told otherwise; --quiet keeps its own traceback below our error away.
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}"
     if [[ ! -f $tokenizer/tokenizer.json ]]; then
         python -m training.train_tokenizer --data scenarios=data/scenarios/train.jsonl --vocab-size 4096 \
             --output "$tokenizer"
     fi
-    accelerate launch --config_file accelerate_config.yaml training/train.py training/recipes/main.yaml "$@"
+    accelerate launch --quiet --config_file accelerate_config.yaml training/train.py training/recipes/main.yaml "$@"
 }
 
 # One run of pytest, so that its closing line is the last line and speaks for every test. No test asks a model hub.
