@@ -130,40 +130,38 @@ class TrainLoop:
     def update(self, totals, counts, load, group) -> tuple[dict[str, float], dict[str, Any]]:
         """Check, clip, move: optimizer, then the terms' weights and the router's bias."""
         losses = self.global_losses(totals, counts, group)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-        if not torch.isfinite(norm) and self.accelerator.scaler is None:
-            raise NonFiniteError(self.describe_gradients(group))
-        rates = {}
+        norm = self.clip_gradients(group)
+        factors, rates = self.term_weights.factors(), {}
         for param_group in self.optimizer.param_groups:
-            param_group["lr"] = rates[param_group["peak"]] = learning_rate_at(
-                self.step,
-                param_group["peak"],
-                self.config.min_learning_rate,
-                self.config.warmup_steps,
-                self.total_steps,
-            )
+            peak, lowest = param_group["peak"], self.config.min_learning_rate
+            rate = learning_rate_at(self.step, peak, lowest, self.config.warmup_steps, self.total_steps)
+            param_group["lr"] = rates[peak] = rate
+        scaler = self.accelerator.scaler
+        scale = scaler.get_scale() if scaler is not None else 1.0
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.count_skipped_step(group)
+        # Accelerate's own flag stays false with a fused optimizer, which does the skipping itself.
+        self.count_skipped_step(group, scaler is not None and scaler.get_scale() < scale)
         self.term_weights.update(losses)
         load = self.accelerator.reduce(load, reduction="sum")
         self.bare_model.update_router_bias(load)
         numbers = {
             "learning_rate": max(rates.values()),
-            "gradient_norm": float(norm),
+            "gradient_norm": float(norm) if torch.isfinite(norm) else None,
             "skipped_steps": self.skipped_steps,
-            "weights": {term: factor for term, factor in self.term_weights.factors().items() if term in losses},
+            "weights": {term: factor for term, factor in factors.items() if term in losses},
             "router_load": (load / load.sum()).tolist(),
         }
-        total = sum(self.term_weights.factors()[term] * loss for term, loss in losses.items())
-        return losses | {"total": total}, numbers
+        tensors, ones = {term: torch.tensor(loss) for term, loss in losses.items()}, dict.fromkeys(losses, 1)
+        total, _ = multi_task_loss(tensors, ones, factors, self.bare_model.config)
+        return losses | {"total": float(total)}, numbers
 
     # ---------------------------------------------------------------- what a step needs
 
     def groups(self) -> Iterator[list[Batch]]:
         """Micro-batches of the steps still to come, on the device."""
         steps = range(self.step, self.total_steps)
-        sampler = [indices for step in steps for indices in self.plan.step(step)]
+        sampler = (indices for step in steps for indices in self.plan.step(step))
         loader = DataLoader(
             self.dataset,
             batch_sampler=sampler,
@@ -201,6 +199,17 @@ class TrainLoop:
             raise NonFiniteError(f"step {self.step}: loss of {broken} is not finite; {ids_of(group)}")
         return losses
 
+    def clip_gradients(self, group: list[Batch]) -> torch.Tensor:
+        """The gradient's norm before it was cut to `max_grad_norm`; not finite raises, but in fp16 the scaler decides."""
+        self.accelerator.unscale_gradients()
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        # Looked at before cutting: to cut by NaN makes every gradient NaN and hides where it came from.
+        if not torch.isfinite(norm) and self.accelerator.scaler is None:
+            raise NonFiniteError(self.describe_gradients(group))
+        torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.max_grad_norm, norm)
+        return norm
+
     def describe_gradients(self, group: list[Batch]) -> str:
         broken = [
             name
@@ -213,9 +222,9 @@ class TrainLoop:
             f"{ids_of(group)}"
         )
 
-    def count_skipped_step(self, group: list[Batch]) -> None:
+    def count_skipped_step(self, group: list[Batch], skipped: bool) -> None:
         """fp16 only: the scaler leaves out a step whose scaled gradients overflow, and halves its scale."""
-        if not self.accelerator.optimizer_step_was_skipped:
+        if not skipped:
             self.skipped_in_a_row = 0
             return
         self.skipped_steps += 1
