@@ -20,7 +20,7 @@ from typing import Any  # noqa: E402
 
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
-from accelerate.utils import set_seed  # noqa: E402
+from accelerate.utils import DistributedDataParallelKwargs, set_seed  # noqa: E402
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
@@ -61,8 +61,10 @@ def main() -> None:
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
     """The accelerator, and torch set so that the same run gives the same bits."""
+    # A task whose labels no process has in a step leaves its head without gradients, which must not stop the run.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     try:
-        accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=[unused])
     except ValueError as error:
         raise UserError(f"mixed_precision {config.mixed_precision}: {error}") from error
     torch.use_deterministic_algorithms(True, warn_only=True)
