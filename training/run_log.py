@@ -25,8 +25,9 @@ class RunLog:
         output_dir.mkdir(parents=True, exist_ok=True)
         self.path = output_dir / "metrics.jsonl"
         self.path.touch()
-        # Steps after the checkpoint will be taken again: what they wrote is cut off, in constant time.
-        os.truncate(self.path, metrics_bytes)
+        # Steps after the checkpoint will be taken again: what they wrote is cut off, in constant time. A file that is
+        # shorter belongs to a run that goes on in another folder, and must not be filled up with zeros.
+        os.truncate(self.path, min(metrics_bytes, self.path.stat().st_size))
         self.metrics = self.path.open("a", encoding="utf-8")
         self.timings = (output_dir / "timings.jsonl").open("a", encoding="utf-8")
         self.board = SummaryWriter(str(output_dir / "tensorboard"), purge_step=start_step + 1)

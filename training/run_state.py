@@ -13,7 +13,7 @@ import torch
 
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartForMultiTask
-from training.checkpoint import load_optimizer, remove_oldest, save_optimizer, step_of, verify, write_folder
+from training.checkpoint import PREFIX, load_optimizer, remove_oldest, save_optimizer, verify, write_folder
 from training.run_facts import numerics, warn_when_bits_may_differ
 from training.run_log import RunLog
 
@@ -52,6 +52,8 @@ def load_run(loop: "TrainLoop", folder: Path) -> None:
     """Take up the run where `folder` left it; raises UserError when it is damaged or of another run."""
     verify(folder)
     accelerator = loop.accelerator
+    if not (folder / "state.json").is_file():
+        raise UserError(f"{folder} is a model, not a checkpoint: it has no state.json; name a {PREFIX}STEP folder")
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     differences = loop.config.differences(state["train_config"])
     if state["num_processes"] != accelerator.num_processes:
@@ -68,5 +70,5 @@ def load_run(loop: "TrainLoop", folder: Path) -> None:
     loop.term_weights.load_state_dict(state["term_weights"])
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
-    loop.step, loop.metrics_bytes = step_of(folder), state["metrics_bytes"]
+    loop.step, loop.metrics_bytes = state["step"], state["metrics_bytes"]
     loop.skipped_steps, loop.skipped_in_a_row = state["skipped_steps"], state["skipped_in_a_row"]
