@@ -28,10 +28,41 @@ RECIPES = sorted((ROOT / "training" / "recipes").glob("*.yaml"))
 LEAST = ["--output_dir", "out", "--train", "[scenarios=a.jsonl]"]
 
 # A new flag is a decision: it is written here too.
-FIELDS = """output_dir train dev holdout passes preset model text_encoder tokenizer epochs max_steps batch_size
-    gradient_accumulation_steps bucket_batches mixed_precision gradient_checkpointing learning_rate
-    text_encoder_learning_rate min_learning_rate warmup_steps betas weight_decay max_grad_norm loss_weighting
-    loss_weights seed log_steps eval_steps save_steps save_total_limit resume num_workers num_proc""".split()
+FIELDS = [
+    "output_dir",
+    "train",
+    "dev",
+    "holdout",
+    "passes",
+    "preset",
+    "model",
+    "text_encoder",
+    "tokenizer",
+    "epochs",
+    "max_steps",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "bucket_batches",
+    "mixed_precision",
+    "gradient_checkpointing",
+    "learning_rate",
+    "text_encoder_learning_rate",
+    "min_learning_rate",
+    "warmup_steps",
+    "betas",
+    "weight_decay",
+    "max_grad_norm",
+    "loss_weighting",
+    "loss_weights",
+    "seed",
+    "log_steps",
+    "eval_steps",
+    "save_steps",
+    "save_total_limit",
+    "resume",
+    "num_workers",
+    "num_proc",
+]
 
 
 def refused(capsys, *arguments: str) -> str:

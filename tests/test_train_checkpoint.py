@@ -1,0 +1,185 @@
+"""Checkpoints exist whole or not at all, and only the run they belong to goes on from them.
+
+In    folders written here, and those of the tiny run.
+Out   what is found, refused and kept.
+Run   `pytest tests/test_train_checkpoint.py`
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import build_loop, tiny_config
+
+from preprocessing.errors import UserError
+from training.checkpoint import checkpoints, find_checkpoint, remove_oldest, verify, write_folder
+from training.run_state import load_run
+
+
+def write_two(folder: Path) -> None:
+    (folder / "a.txt").write_text("alpha")
+    (folder / "inner").mkdir()
+    (folder / "inner" / "b.txt").write_text("beta")
+
+
+def made(output_dir: Path, *steps: int) -> Path:
+    for step in steps:
+        write_folder(output_dir / f"checkpoint-{step}", write_two, {"step": step})
+    return output_dir
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_manifest_tells_size_and_digest_of_every_file(tmp_path: Path):
+    folder = made(tmp_path, 3) / "checkpoint-3"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    digest = hashlib.sha256(b"beta").hexdigest()
+    assert manifest["files"]["inner/b.txt"] == {"bytes": 4, "sha256": digest}
+    assert set(manifest["files"]) == {"a.txt", "inner/b.txt"}
+    assert verify(folder) == {"step": 3}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_text("alph"),
+        lambda file: file.write_text("alphb"),
+        lambda file: file.unlink(),
+    ],
+    ids=["cut short", "one byte changed", "missing"],
+)
+def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, damage):
+    folder = made(tmp_path, 1, 2) / "checkpoint-2"
+    damage(folder / "a.txt")
+    with pytest.raises(UserError, match=rf"{folder / 'a.txt'} is damaged.*Remove {folder} to go on from an older"):
+        find_checkpoint(tmp_path, "auto")
+
+
+def test_a_damaged_manifest_is_named_with_the_remedy(tmp_path: Path):
+    manifest = made(tmp_path, 1) / "checkpoint-1" / "manifest.json"
+    manifest.write_text(manifest.read_text()[:-20])
+    with pytest.raises(UserError, match=rf"{manifest} is damaged"):
+        find_checkpoint(tmp_path, "auto")
+
+
+def test_the_newest_is_taken_by_number_and_a_folder_without_manifest_does_not_exist(tmp_path: Path):
+    made(tmp_path, 9, 10)
+    (tmp_path / "checkpoint-11").mkdir()
+    (tmp_path / "checkpoint-11" / "a.txt").write_text("alpha")
+    (tmp_path / "checkpoint-best").mkdir()
+    assert find_checkpoint(tmp_path, "auto") == tmp_path / "checkpoint-10"
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
+
+
+def test_resume_never_refuses_to_start_over_a_run(tmp_path: Path):
+    assert find_checkpoint(tmp_path, "never") is None
+    made(tmp_path, 4)
+    with pytest.raises(UserError, match=r"checkpoint-4.*--resume auto"):
+        find_checkpoint(tmp_path, "never")
+
+
+def test_a_folder_to_resume_from_must_be_there_and_whole(tmp_path: Path):
+    made(tmp_path, 4, 5)
+    assert find_checkpoint(tmp_path, str(tmp_path / "checkpoint-4")) == tmp_path / "checkpoint-4"
+    with pytest.raises(UserError, match=r"checkpoint-6; here are: checkpoint-4, checkpoint-5"):
+        find_checkpoint(tmp_path, str(tmp_path / "checkpoint-6"))
+    (tmp_path / "checkpoint-4" / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"checkpoint-4 is not a whole checkpoint"):
+        find_checkpoint(tmp_path, str(tmp_path / "checkpoint-4"))
+
+
+def test_the_oldest_go_and_what_killed_saves_left_behind(tmp_path: Path):
+    made(tmp_path, 2, 4, 10)
+    (tmp_path / ".checkpoint-12.partial").mkdir()
+    (tmp_path / "metrics.jsonl").write_text("kept")
+    remove_oldest(tmp_path, keep=2)
+    assert names_in(tmp_path) == ["checkpoint-10", "checkpoint-4", "metrics.jsonl"]
+
+
+def test_a_save_that_fails_leaves_everything_as_it_was(tmp_path: Path):
+    folder = made(tmp_path, 2) / "checkpoint-2"
+
+    def run_out_of_space(staging: Path) -> None:
+        (staging / "a.txt").write_text("half")
+        with Path("/dev/full").open("w") as full:  # a real "no space left on device"
+            full.write("x" * 100_000)
+
+    for target in (folder, tmp_path / "checkpoint-4"):
+        with pytest.raises(UserError, match=rf"could not save {target}: .*No space left.*make room"):
+            write_folder(target, run_out_of_space)
+    assert names_in(tmp_path) == ["checkpoint-2"]
+    assert verify(folder) == {"step": 2}
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path):
+    folder = made(tmp_path, 2) / "checkpoint-2"
+    write_folder(folder, lambda staging: (staging / "c.txt").write_text("gamma"))
+    assert names_in(folder) == ["c.txt", "manifest.json"]
+    assert names_in(tmp_path) == ["checkpoint-2"]
+
+
+# ---------------------------------------------------------------- of a run
+
+
+@pytest.fixture(scope="module")
+def run(tokenizer, scenarios, tmp_path_factory) -> Path:
+    """Three steps, saved after each, the newest two kept."""
+    output_dir = tmp_path_factory.mktemp("runs") / "first"
+    config = tiny_config(output_dir, max_steps=3, save_steps=1, save_total_limit=2)
+    build_loop(tokenizer, config, scenarios[:8]).train()
+    return output_dir
+
+
+def test_a_run_keeps_the_newest_and_pickles_nothing(run: Path):
+    assert [path.name for path in checkpoints(run)] == ["checkpoint-2", "checkpoint-3"]
+    files = names_in(run / "checkpoint-3")
+    assert {"model.safetensors", "optimizer.safetensors", "state.json", "tokenizer.json", "config.json"} <= set(files)
+    assert {Path(name).suffix for name in files} == {".json", ".py", ".safetensors"}
+
+
+def test_another_config_is_refused_with_its_fields(run: Path, tokenizer, scenarios):
+    config = tiny_config(run, max_steps=4, seed=1, learning_rate=0.5)
+    loop = build_loop(tokenizer, config, scenarios[:8])
+    with pytest.raises(UserError) as refused:
+        load_run(loop, run / "checkpoint-2")
+    message = str(refused.value)
+    for part in ("checkpoint-2", "max_steps: 3 in the checkpoint, 4 now", "seed: 0 in", "learning_rate: 0.01 in"):
+        assert part in message
+    assert "save_steps" not in message
+    assert loop.step == 0
+
+
+def test_a_run_goes_on_in_another_folder(run: Path, tokenizer, scenarios, tmp_path: Path):
+    """metrics.jsonl begins there with the steps still to come, and the weights end the same."""
+    copy = tmp_path / "taken along"
+    shutil.copytree(run / "checkpoint-2", copy)
+    config = tiny_config(tmp_path / "second", max_steps=3, save_steps=5)
+    loop = build_loop(tokenizer, config, scenarios[:8])
+    load_run(loop, find_checkpoint(tmp_path / "second", str(copy)) or copy)
+    loop.train()
+    lines = [json.loads(line) for line in (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [3]
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        first, second = run / "checkpoint-3" / name, tmp_path / "second" / "checkpoint-3" / name
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_model_is_not_a_checkpoint(run: Path, tokenizer, scenarios, tmp_path: Path):
+    loop = build_loop(tokenizer, tiny_config(tmp_path / "run"), scenarios[:8])
+    write_folder(tmp_path / "final", loop.bare_model.save_pretrained)
+    with pytest.raises(UserError, match=r"final is a model, not a checkpoint"):
+        load_run(loop, tmp_path / "final")
+
+
+def test_other_arithmetic_is_said(run: Path, tokenizer, scenarios, monkeypatch):
+    loop = build_loop(tokenizer, tiny_config(run, max_steps=3), scenarios[:8])
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 7)
+    with pytest.warns(UserWarning, match=rf"threads {threads} -> {threads + 7}.*bits may differ"):
+        load_run(loop, run / "checkpoint-3")
+    assert loop.step == 3
