@@ -200,7 +200,7 @@ class TrainLoop:
         return losses
 
     def clip_gradients(self, group: list[Batch]) -> torch.Tensor:
-        """The gradient's norm before it was cut to `max_grad_norm`; not finite raises, but in fp16 the scaler decides."""
+        """The gradient's norm before cutting to `max_grad_norm`; not finite raises, but in fp16 the scaler decides."""
         self.accelerator.unscale_gradients()
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
