@@ -50,11 +50,14 @@ class TextEncoder(nn.Module):
         # CODEPATH: checkpoints trained with adapters carry them beside the encoder's own weights.
         if config.text_encoder_mode == "lora":
             add_lora(self.encoder, config)
-        self.encoder.requires_grad_(not self.frozen and config.text_encoder_mode != "lora")
-        for name, parameter in self.encoder.named_parameters():
-            if "lora_" in name:
-                parameter.requires_grad_(True)
+        self.mode = config.text_encoder_mode
         drop_pooler(self.encoder)
+        self.fix_what_does_not_learn()
+
+    def fix_what_does_not_learn(self) -> None:
+        """Set `requires_grad` as the mode says; to be repeated after loading, which puts new parameters in place."""
+        for name, parameter in self.encoder.named_parameters():
+            parameter.requires_grad_(self.mode == "trained" or (self.mode == "lora" and "lora_" in name))
 
     def forward(self, input_ids, attention_mask=None, token_type_ids=None) -> torch.Tensor:
         segments = {"token_type_ids": token_type_ids} if self.takes_segments else {}

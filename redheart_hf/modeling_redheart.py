@@ -55,6 +55,16 @@ class RedHeartPreTrainedModel(PreTrainedModel):
             init.zeros_(module.acceptance)
             init.constant_(module.log_preference_scale, INITIAL_LOG_PREFERENCE_SCALE)
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As Transformers', after which what `text_encoder_mode` keeps from learning is kept from it still."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info
+        for module in model.modules():
+            if isinstance(module, TextEncoder):
+                module.fix_what_does_not_learn()
+        return loaded
+
 
 class RedHeartModel(RedHeartPreTrainedModel):
     """The backbone: text -> hidden states -> one vector per task."""
