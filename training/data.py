@@ -7,6 +7,7 @@ Run   through training/train.py; `python -m preprocessing.readers READER=PATH` s
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +34,20 @@ class RunData:
 
 def read_sources(sources: list[str], rejected: list) -> dict[str, list[Record]]:
     """Records by reader; rows set aside are added to `rejected`."""
-    by_reader: dict[str, list[Record]] = {}
+    records: list[Record] = []
     for source in map(parse_source, sources):
         result = read(source)
         rejected += result.rejected
-        by_reader.setdefault(source.reader, []).extend(result.records)
-    return by_reader
+        records += result.records
+    return by_reader(records)
+
+
+def by_reader(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records by the reader that first made them, also when they come back through the reader `records`."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.reader, []).append(record)
+    return groups
 
 
 def take_holdouts(
@@ -68,8 +77,7 @@ def prepare_data(
     all_dev = [record for records in dev.values() for record in records]
     overlaps = find_overlaps(all_train, all_dev)
     kept, dropped = without_overlaps(all_dev, all_train)
-    kept_ids = {record.id for record in kept}
-    dev = {reader: [record for record in records if record.id in kept_ids] for reader, records in dev.items()}
+    dev = by_reader(kept)
     dataset = encode(all_train, tokenizer, model_config.max_length, model_config.text_prefix, num_proc=config.num_proc)
     counts = {reader: len(records) for reader, records in train.items()}
     report = {
