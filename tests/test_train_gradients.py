@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
@@ -122,6 +123,8 @@ def test_four_micro_batches_give_the_gradient_of_one(tokenizer, tmp_path: Path):
     assert distance(alone.gradients, common) > 0.1
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_processes_give_the_gradient_of_one(tokenizer, tokenizer_dir: Path, tmp_path: Path):
     whole = gradient_of_step(tokenizer, tmp_path / "whole", [list(range(32))])
     with socket.socket() as free:
