@@ -47,7 +47,7 @@ def test_the_manifest_tells_size_and_digest_of_every_file(tmp_path: Path):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda file: file.write_text("alph"),
+        lambda file: file.write_text("alp"),
         lambda file: file.write_text("alphb"),
         lambda file: file.unlink(),
     ],
