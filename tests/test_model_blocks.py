@@ -6,6 +6,7 @@ Run   pytest tests/test_model_blocks.py
 """
 
 import copy
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from redheart_hf.modeling_blocks import BLOCKS, RedHeartAttention, rotary_angles
 BATCH, TOKENS, HIDDEN, HEADS = 5, 7, 32, 4
 LENGTHS = (7, 1, 4, 6, 2)
 KINDS = tuple(BLOCKS)
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def small_config(**changes) -> RedHeartConfig:
@@ -27,7 +29,7 @@ def small_config(**changes) -> RedHeartConfig:
     return preset_config("redheart-tiny", **(sizes | changes))
 
 
-def randomised(module: nn.Module) -> nn.Module:
+def randomised(module: Module) -> Module:
     """Norms too, whose ones and zeros would hide a norm left out or applied twice."""
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.3)

@@ -5,6 +5,8 @@ Out   gates as the softmax says; a router that recovers from sending all texts t
 Run   pytest tests/test_model_mixture.py
 """
 
+from typing import TypeVar
+
 import pytest
 import torch
 from torch import nn
@@ -13,13 +15,14 @@ from redheart_hf import preset_config
 from redheart_hf.modeling_head_emotion import MixtureOfExperts
 
 BATCH, WIDTH = 9, 96
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def config_of(**changes):
     return preset_config("redheart-tiny", **({"vocab_size": 64, "hidden_dropout": 0.0} | changes))
 
 
-def extreme(module: nn.Module, std: float = 0.5, seed: int = 0) -> nn.Module:
+def extreme(module: Module, std: float = 0.5, seed: int = 0) -> Module:
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=std, generator=generator)
@@ -34,8 +37,8 @@ def task_BC() -> torch.Tensor:
 def test_gates_sum_to_one_and_k_experts_answer(task_BC):
     mixture = extreme(MixtureOfExperts(config_of(num_experts=5, num_experts_per_tok=3)))
     for index, expert in enumerate(mixture.experts):  # expert e answers e_th unit vector: the mix shows the gates
-        expert.projections[-1].weight.data.zero_()
-        expert.projections[-1].bias.data.copy_(torch.eye(WIDTH)[index])
+        last = expert.get_submodule("projections.1")
+        last.load_state_dict({"weight": torch.zeros(WIDTH, 64), "bias": torch.eye(WIDTH)[index]})
     mixed_BC, logits_BE, load = mixture(task_BC)
     gates = mixed_BC[:, :5]
     torch.testing.assert_close(gates.sum(-1), torch.ones(BATCH))
