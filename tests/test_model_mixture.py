@@ -36,6 +36,7 @@ def task_BC() -> torch.Tensor:
 
 def test_gates_sum_to_one_and_k_experts_answer(task_BC):
     mixture = extreme(MixtureOfExperts(config_of(num_experts=5, num_experts_per_tok=3)))
+    mixture.router.weight.data.mul_(0.02)  # undecided, so that the experts left out would have had a share
     for index, expert in enumerate(mixture.experts):  # expert e answers e_th unit vector: the mix shows the gates
         last = expert.get_submodule("projections.1")
         last.load_state_dict({"weight": torch.zeros(WIDTH, 64), "bias": torch.eye(WIDTH)[index]})
@@ -45,6 +46,7 @@ def test_gates_sum_to_one_and_k_experts_answer(task_BC):
     assert ((gates > 0).sum(-1) == 3).all()
     assert torch.equal(load, (gates > 0).sum(0).float())
     best = logits_BE.topk(3).indices
+    assert logits_BE.softmax(-1).gather(1, best).sum(-1).max() < 0.9
     torch.testing.assert_close(gates.gather(1, best), logits_BE.gather(1, best).softmax(-1))
 
 
