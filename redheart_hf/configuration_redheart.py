@@ -74,12 +74,12 @@ class RedHeartConfig(PreTrainedConfig):
     num_attention_heads: int = 12
     intermediate_size: int = 3072
     block_type: Literal["pre_ln_gelu", "post_ln_swiglu"] = "pre_ln_gelu"
-    rope_theta: float = 10000.0
-    hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    layer_norm_eps: float = 1e-5
+    rope_theta: float | int = 10000.0
+    hidden_dropout: float | int = 0.1
+    attention_dropout: float | int = 0.1
+    layer_norm_eps: float | int = 1e-5
     initialization: Literal["normal", "he"] = "normal"
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
 
     task_size: int = 512
     """Width C of the vector that each task works on."""
@@ -93,30 +93,30 @@ class RedHeartConfig(PreTrainedConfig):
     num_experts: int = 8
     num_experts_per_tok: int = 2
     """Experts that answer for one text; equal to `num_experts`, the mixture is dense."""
-    moe_intermediate_size: int = 960
-    router_bias_rate: float = 0.001
+    moe_intermediate_size: int = 1024
+    router_bias_rate: float | int = 0.001
     """Step of the balancing bias (Wang et al. 2024, arXiv 2408.15664), moved after each optimizer step."""
-    emotion_level_size: int = 1280
+    emotion_level_size: int = 1376
     emotion_culture_size: int = 1920
     emotion_attention_size: int = 1024
 
     ethics_trunk_sizes: list[int] = field(default_factory=lambda: [2048, 1536])
-    ethics_expert_size: int = 3584
+    ethics_expert_sizes: list[int] = field(default_factory=lambda: [2688, 864])
     circumstance_weights: list[float] = field(default_factory=lambda: [1 / 7] * 7)
     """Weight of each circumstance in utility, in the order of `labels.CIRCUMSTANCES`; they sum to one."""
 
     regret_trunk_sizes: list[int] = field(default_factory=lambda: [2048, 1536])
-    regret_view_size: int = 5120
-    regret_aversion: float = 0.5
+    regret_view_sizes: list[int] = field(default_factory=lambda: [3072, 1344])
+    regret_aversion: float | int = 0.5
     """c in Q(d) = d + c d^3, the regret function of Loomes and Sugden (1982); zero makes regret linear."""
 
-    focal_gamma: float = 2.0
-    huber_delta: float = 1.0
-    quantile_huber_delta: float = 0.1
-    extreme_margin: float = 3.0
+    focal_gamma: float | int = 2.0
+    huber_delta: float | int = 1.0
+    quantile_huber_delta: float | int = 0.1
+    extreme_margin: float | int = 3.0
     """Raw circumstances beyond +-margin are penalised: there their squashed values no longer learn."""
-    extreme_penalty: float = 0.01
-    router_z_loss_weight: float = 0.001
+    extreme_penalty: float | int = 0.01
+    router_z_loss_weight: float | int = 0.001
 
     thresholds: dict[str, list[float]] | None = None
     """Per label field, the probability from which a label counts as present; chosen on dev, null before that."""

@@ -34,9 +34,9 @@ TINY = {
     "emotion_culture_size": 96,
     "emotion_attention_size": 96,
     "ethics_trunk_sizes": [192],
-    "ethics_expert_size": 128,
+    "ethics_expert_sizes": [128],
     "regret_trunk_sizes": [192],
-    "regret_view_size": 128,
+    "regret_view_sizes": [128],
 }
 
 # The stable kind of SPEC A2: Post-LN, SwiGLU, He initialisation, little dropout.

@@ -50,9 +50,9 @@ SIZES: dict[str, Any] = {
     "emotion_culture_size": 16,
     "emotion_attention_size": 16,
     "ethics_trunk_sizes": [32],
-    "ethics_expert_size": 16,
+    "ethics_expert_sizes": [16],
     "regret_trunk_sizes": [32],
-    "regret_view_size": 16,
+    "regret_view_sizes": [16],
     "max_length": 96,
 }
 

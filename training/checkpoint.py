@@ -62,6 +62,8 @@ def write_folder(target: Path, write: Callable[[Path], None], facts: dict[str, A
     retired = target.parent / f".{target.name}.old"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if retired.exists() and not target.exists():  # a kill came between the two renames below
+            retired.rename(target)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         write(staging)
@@ -135,9 +137,8 @@ def find_checkpoint(output_dir: Path, resume: str) -> Path | None:
 def remove_oldest(output_dir: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints, and what killed saves left behind."""
     for folder in checkpoints(output_dir)[:-keep]:
-        # The manifest goes first: a kill in between leaves a folder that does not count as a checkpoint.
-        (folder / MANIFEST).unlink()
-        shutil.rmtree(folder)
+        # Renamed first: a kill in between leaves a hidden folder, which the next call removes.
+        folder.rename(output_dir / f".{folder.name}.old")
     for leftover in output_dir.glob(f".{PREFIX}*"):
         shutil.rmtree(leftover, ignore_errors=True)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 if not __package__:  # run as a file: let the checkout's packages be found from anywhere
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import errno  # noqa: E402
 import json  # noqa: E402
 import time  # noqa: E402
 from importlib.util import find_spec  # noqa: E402
@@ -52,7 +53,12 @@ def main() -> None:
     if checkpoint is not None:
         accelerator.print(f"going on from {checkpoint}")
         load_run(loop, checkpoint)
-    loop.train()
+    try:
+        loop.train()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"the disk of {config.output_dir} is full: {error}; make room and start again") from error
     if accelerator.is_main_process:
         finish(config, model, tokenizer, data, time.perf_counter() - started)
     accelerator.wait_for_everyone()
@@ -64,7 +70,12 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     # A task whose labels no process has in a step leaves its head without gradients, which must not stop the run.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     try:
-        accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=[unused])
+        # Without cpu=True, processes started by torchrun on a machine without a GPU do not find each other.
+        accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision=config.mixed_precision,
+            kwargs_handlers=[unused],
+        )
     except ValueError as error:
         raise UserError(f"mixed_precision {config.mixed_precision}: {error}") from error
     torch.use_deterministic_algorithms(True, warn_only=True)
