@@ -54,11 +54,11 @@ class MixtureOfExperts(nn.Module):
     def forward(self, states_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mixed states (B, C), router logits (B, E) and load (E,)."""
         logits_BE = self.router(states_BC).float()
-        scores_BE = logits_BE.softmax(dim=-1)
-        chosen = (scores_BE + self.router_bias).topk(self.top_k, dim=-1).indices
-        selected_BE = torch.zeros_like(scores_BE).scatter(1, chosen, 1.0)
-        gates_BE = scores_BE * selected_BE
-        gates_BE = gates_BE / gates_BE.sum(dim=-1, keepdim=True)
+        chosen = (logits_BE.softmax(dim=-1) + self.router_bias).topk(self.top_k, dim=-1).indices
+        selected_BE = torch.zeros_like(logits_BE).scatter(1, chosen, 1.0)
+        # A softmax over the chosen alone. Scores divided by their sum would be the same number, but the bias may choose
+        # experts whose scores underflow, and then the quotient has no gradient.
+        gates_BE = logits_BE.masked_fill(selected_BE == 0, torch.finfo(logits_BE.dtype).min).softmax(dim=-1)
         # Every expert sees every text and unchosen ones get a gate of zero: texts are single vectors here, so that
         # this costs little, and each expert has a gradient (of zero), as DistributedDataParallel asks.
         answers_BEC = torch.stack([expert(states_BC) for expert in self.experts], dim=1)

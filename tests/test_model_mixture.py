@@ -90,3 +90,16 @@ def test_the_bias_chooses_but_does_not_weigh(task_BC):
     before = mixture(task_BC)[0]
     mixture.router_bias.copy_(torch.tensor([5.0, -5.0, 0.0, 1.0]))
     assert torch.equal(mixture(task_BC)[0], before)
+
+
+def test_experts_that_only_the_bias_would_choose_still_have_a_gradient(task_BC):
+    """Scores of e^-200 are zero in float32: dividing them by their sum once ended a run with a gradient of NaN."""
+    mixture = extreme(MixtureOfExperts(config_of(num_experts=4, num_experts_per_tok=2)))
+    mixture.router.weight.data = torch.tensor([[0.0], [-1.0], [-2.0], [-2.01]]) * torch.ones(4, WIDTH)
+    mixture.router_bias.copy_(torch.tensor([-3.0, -3.0, 0.0, 0.0]))
+    texts = task_BC.abs() * 50
+    mixed_BC, logits_BE, load = mixture(texts)
+    assert load.tolist() == [0, 0, BATCH, BATCH]
+    assert (logits_BE.softmax(-1)[:, 2:] == 0).all()
+    mixed_BC.sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in mixture.parameters())
