@@ -56,8 +56,8 @@ class MixtureOfExperts(nn.Module):
         logits_BE = self.router(states_BC).float()
         chosen = (logits_BE.softmax(dim=-1) + self.router_bias).topk(self.top_k, dim=-1).indices
         selected_BE = torch.zeros_like(logits_BE).scatter(1, chosen, 1.0)
-        # A softmax over the chosen alone. Scores divided by their sum would be the same number, but the bias may choose
-        # experts whose scores underflow, and then the quotient has no gradient.
+        # A softmax over the chosen alone. Their scores divided by the sum would be the same number, but the bias may
+        # choose experts whose scores underflow, and then the quotient has no gradient.
         gates_BE = logits_BE.masked_fill(selected_BE == 0, torch.finfo(logits_BE.dtype).min).softmax(dim=-1)
         # Every expert sees every text and unchosen ones get a gate of zero: texts are single vectors here, so that
         # this costs little, and each expert has a gradient (of zero), as DistributedDataParallel asks.

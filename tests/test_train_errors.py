@@ -87,8 +87,11 @@ def test_the_total_is_the_loss_that_was_descended(loop: TrainLoop, monkeypatch):
     descended = []
     backward = loop.accelerator.backward
     monkeypatch.setattr(loop.accelerator, "backward", lambda loss: descended.append(loss.item()) or backward(loss))
+    log_variances = loop.term_weights.state_dict()
     losses, _ = loop.take_step(batches_of(loop))
-    assert losses["total"] == pytest.approx(sum(descended), rel=1e-5)
+    # Kendall et al. 2018: the weighted losses, and s_t for each term that had a label.
+    cost = sum(log_variances[term] for term in losses if term != "total")
+    assert losses["total"] == pytest.approx(sum(descended) + cost, rel=1e-5)
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ from redheart_hf.labels import (
     VIEWS,
 )
 
+Batch = dict[str, Any]
+
 TEXT_LABELS = {  # of the text itself
     "basic_emotions": len(BASIC_EMOTIONS),
     "fine_emotions": len(FINE_EMOTIONS),
@@ -96,3 +98,16 @@ class Collator:
 def as_tensor(values: list[float | None]) -> torch.Tensor:
     """float32, with NaN for None."""
     return torch.tensor([float("nan") if value is None else value for value in values])
+
+
+def ids_of(group: list[Batch]) -> str:
+    return f"records of the step: {[record_id for batch in group for record_id in batch['ids']]}"
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Tensors of a nested batch on `device`; everything else as it is."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {name: to_device(item, device) for name, item in value.items()}
+    return value

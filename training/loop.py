@@ -27,13 +27,12 @@ from redheart_hf import RedHeartForMultiTask
 from redheart_hf.losses import TERMS, label_counts, loss_sums, multi_task_loss
 from redheart_hf.outputs import RedHeartOutput
 from training.batch_plan import BatchPlan
-from training.collator import Collator
+from training.collator import Batch, Collator, ids_of, to_device
 from training.config import TrainConfig
 from training.optim import TermWeights, build_optimizer, learning_rate_at
 from training.run_log import RunLog
 from training.run_state import save_run
 
-Batch = dict[str, Any]
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "alternatives", "chosen")
 MAX_SKIPPED_IN_A_ROW = 10
 
@@ -131,7 +130,7 @@ class TrainLoop:
         """Check, clip, move: optimizer, then the terms' weights and the router's bias."""
         losses = self.global_losses(totals, counts, group)
         norm = self.clip_gradients(group)
-        factors, rates = self.term_weights.factors(), {}
+        factors, total, rates = self.term_weights.factors(), self.objective(losses), {}
         for param_group in self.optimizer.param_groups:
             peak, lowest = param_group["peak"], self.config.min_learning_rate
             rate = learning_rate_at(self.step, peak, lowest, self.config.warmup_steps, self.total_steps)
@@ -152,9 +151,7 @@ class TrainLoop:
             "weights": {term: factor for term, factor in factors.items() if term in losses},
             "router_load": (load / load.sum()).tolist(),
         }
-        tensors, ones = {term: torch.tensor(loss) for term, loss in losses.items()}, dict.fromkeys(losses, 1)
-        total, _ = multi_task_loss(tensors, ones, factors, self.bare_model.config)
-        return losses | {"total": float(total)}, numbers
+        return losses | {"total": total}, numbers
 
     # ---------------------------------------------------------------- what a step needs
 
@@ -210,6 +207,12 @@ class TrainLoop:
         torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.max_grad_norm, norm)
         return norm
 
+    def objective(self, losses: dict[str, float]) -> float:
+        """What all weights descend on together: the weighted sum, and what the terms' weights themselves cost."""
+        tensors, ones = {term: torch.tensor(loss) for term, loss in losses.items()}, dict.fromkeys(losses, 1)
+        weighted, _ = multi_task_loss(tensors, ones, self.term_weights.factors(), self.bare_model.config)
+        return float(weighted) + self.term_weights.cost(losses)
+
     def describe_gradients(self, group: list[Batch]) -> str:
         broken = [
             name
@@ -234,16 +237,3 @@ class TrainLoop:
                 f"step {self.step}: the loss scaler has skipped {self.skipped_in_a_row} steps in a row, at scale "
                 f"{self.accelerator.scaler.get_scale()}; use --mixed_precision bf16 or no; {ids_of(group)}"
             )
-
-
-def ids_of(group: list[Batch]) -> str:
-    return f"records of the step: {[record_id for batch in group for record_id in batch['ids']]}"
-
-
-def to_device(value: Any, device: torch.device) -> Any:
-    """Tensors of a nested batch on `device`; everything else as it is."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {name: to_device(item, device) for name, item in value.items()}
-    return value

@@ -6,7 +6,7 @@ Run   through TrainLoop.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -75,6 +75,10 @@ class TermWeights:
 
     def factors(self) -> dict[str, float]:
         return {term: self.fixed[term] * math.exp(-self.log_variances[term]) for term in TERMS}
+
+    def cost(self, terms: Iterable[str]) -> float:
+        """The sum of s_t over `terms`: what keeps their factors from vanishing."""
+        return sum(self.log_variances[term] for term in terms)
 
     def update(self, losses: Mapping[str, float]) -> None:
         """Move s_t along its gradient, cut to [-1, 1], for each term in `losses`."""
