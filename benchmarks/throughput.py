@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
@@ -62,6 +63,7 @@ def trainer(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, folder: str, *
         num_train_epochs=1,
         learning_rate=config.learning_rate,
         bf16=True,
+        use_cpu=not torch.accelerator.is_available(),
         save_strategy="no",
         logging_steps=config.log_steps,
         report_to="none",

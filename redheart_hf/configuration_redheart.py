@@ -120,6 +120,8 @@ class RedHeartConfig(PreTrainedConfig):
 
     thresholds: dict[str, list[float]] | None = None
     """Per label field, the probability from which a label counts as present; chosen on dev, null before that."""
+    trained_labels: list[str] | None = None
+    """Labels the model was trained on; what it says of others is chance, and `training.predict` keeps it back."""
     auto_map: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs: Any):

@@ -200,3 +200,18 @@ def cut(path: Path) -> None:
 def set_thresholds(folder: Path, thresholds: dict[str, list[float]]) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"thresholds": thresholds}))
+
+
+def test_what_was_never_trained_is_null_and_said_to_be_so(tiny_model_dir):
+    """A head without labels answers by chance; a number from it would be made up."""
+    model, tokenizer = load_model(tiny_model_dir)
+    model.config.trained_labels = ["basic_emotions", "utility", "acceptability/virtue"]
+    result = predict.predict(model, tokenizer, "Nobody told me the shop had closed.")
+    for name in ("fine_emotions", "korean_emotions", "vad", "culture", "circumstances", "text_regret"):
+        assert result[name] is None
+    assert sum(value is not None for value in result["acceptability"].values()) == 1
+    assert set(result["basic_emotions"]) == set(BASIC_EMOTIONS)
+    assert set(result["present"]) == {"basic_emotions"}
+    text = predict.as_text(result)
+    assert text.count("not trained") == 5 + 3 + 1
+    assert f"{result['acceptability']['virtue']:.2f}" in text

@@ -18,18 +18,20 @@ from preprocessing.encode import encode
 from preprocessing.errors import UserError
 from preprocessing.overlap import find_overlaps, hold_out, without_overlaps
 from preprocessing.readers import parse_source, read, write_rejected
-from preprocessing.records import Record
+from preprocessing.records import RANGES, Record
 from redheart_hf import RedHeartConfig
+from redheart_hf.labels import ETHICS_EXPERTS
 from training.config import TrainConfig
 
 
 @dataclass
 class RunData:
-    """`train` is encoded; `dev` and `counts` are by reader."""
+    """`train` is encoded; `dev` and `counts` are by reader; `labels` are those that any training record has."""
 
     train: Dataset
     dev: dict[str, list[Record]]
     counts: dict[str, int]
+    labels: list[str]
 
 
 def read_sources(sources: list[str], rejected: list) -> dict[str, list[Record]]:
@@ -48,6 +50,18 @@ def by_reader(records: Iterable[Record]) -> dict[str, list[Record]]:
     for record in records:
         groups.setdefault(record.reader, []).append(record)
     return groups
+
+
+def labels_of(records: Iterable[Record]) -> list[str]:
+    """Names of the labels that occur; acceptability by expert, and utility where pairs or actions teach it."""
+    found = set()
+    for record in records:
+        found |= {name for name in RANGES if name != "acceptability" and getattr(record, name) is not None}
+        judged = zip(ETHICS_EXPERTS, record.acceptability or [], strict=False)
+        found |= {f"acceptability/{expert}" for expert, value in judged if value is not None}
+        if record.worse is not None or record.actions:
+            found.add("utility")
+    return sorted(found)
 
 
 def take_holdouts(
@@ -98,4 +112,4 @@ def prepare_data(
         text = json.dumps(report, indent=2, ensure_ascii=False)
         (output_dir / "data.json").write_text(text + "\n", encoding="utf-8")
         print(text)
-    return RunData(dataset, dev, counts)
+    return RunData(dataset, dev, counts, labels_of(all_train))

@@ -11,7 +11,7 @@ Run   python -m training.predict --model outputs/main/final "I never called her 
 An emotion counts as present from its threshold in the model's config (0.5 where it has none). Valence, arousal and
 dominance come with the model's own standard deviation. Utility is the sum of the seven contributions. Circumstances,
 utility and acceptability are those of the chosen action, without --chosen those of the text. Each action's regret is
-what having chosen it would cost against the best of them.
+what having chosen it would cost against the best of them. What the model was never trained on is null.
 
 Exit codes: 0 done, 1 a fault of the program, 2 something you can mend.
 """
@@ -49,6 +49,18 @@ EMOTION_FIELDS = {
     "basic_emotions": BASIC_EMOTIONS,
     "fine_emotions": FINE_EMOTIONS,
     "korean_emotions": KOREAN_EMOTIONS,
+}
+
+LABEL_BEHIND = dict.fromkeys(("polarity", "basic_emotions"), "basic_emotions") | {
+    "fine_emotions": "fine_emotions",
+    "korean_emotions": "korean_emotions",
+    "vad": "vad",
+    "vad_standard_deviation": "vad",
+    "culture": "culture",
+    "text_regret": "regret",
+    "circumstances": "circumstances",
+    "contributions": "circumstances",
+    "utility": "utility",
 }
 
 
@@ -98,6 +110,21 @@ def predict(
         result |= {"best": int(arrays["best"][1]), "chosen": chosen}
         result["regret"] = None if chosen is None else result["actions"][chosen]["regret"]
     result["truncated"] = bool(arrays["truncated"].any())
+    return keep_back(result, model.config.trained_labels)
+
+
+def keep_back(result: dict[str, Any], trained_labels: list[str] | None) -> dict[str, Any]:
+    """Null in place of what the model never saw a label of: a number there would be made up."""
+    if trained_labels is None:
+        return result
+    for name, label in LABEL_BEHIND.items():
+        if label not in trained_labels:
+            result[name] = None
+    experts = result["acceptability"]
+    result["acceptability"] = {
+        expert: value if f"acceptability/{expert}" in trained_labels else None for expert, value in experts.items()
+    }
+    result["present"] = {field: names for field, names in result["present"].items() if result[field] is not None}
     return result
 
 

@@ -9,7 +9,10 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+from redheart_hf.labels import VIEWS
+
 BAR = 20
+UNTRAINED = "  not trained: no label of this kind was in the training data"
 LABEL = 24
 FIELDS = {
     "basic_emotions": "Basic emotions",
@@ -50,8 +53,11 @@ def emotions(result: Mapping[str, Any]) -> list[str]:
     """Those present, most probable first; where none is, the nearest is named."""
     lines = []
     for field, title in FIELDS.items():
-        probabilities, present = result[field], result["present"][field]
         lines.append(title)
+        if result[field] is None:
+            lines.append(UNTRAINED)
+            continue
+        probabilities, present = result[field], result["present"][field]
         for name in sorted(present, key=probabilities.__getitem__, reverse=True):
             lines.append(line(name, f"{bar(probabilities[name])} {probabilities[name]:.2f}"))
         if not present:
@@ -62,29 +68,40 @@ def emotions(result: Mapping[str, Any]) -> list[str]:
 
 def feelings(result: Mapping[str, Any]) -> list[str]:
     lines = ["Valence, arousal, dominance (-1 to 1, +- standard deviation)"]
-    for name, value in result["vad"].items():
+    for name, value in (result["vad"] or {}).items():
         lines.append(line(name, f"{value:+z.2f} +- {result['vad_standard_deviation'][name]:.2f}"))
-    lines.append("Culture")
-    lines += [line(name, f"{bar(value)} {value:.2f}") for name, value in result["culture"].items()]
-    return lines
+    lines += [] if result["vad"] else [UNTRAINED]
+    return [*lines, "Culture", *bars(result["culture"])]
+
+
+def bars(shares: Mapping[str, float | None] | None) -> list[str]:
+    """A bar for each share; what was never trained is said to be so."""
+    if shares is None:
+        return [UNTRAINED]
+    shown = {name: "not trained" if value is None else f"{bar(value)} {value:.2f}" for name, value in shares.items()}
+    return [line(name, text) for name, text in shown.items()]
 
 
 def ethics(result: Mapping[str, Any]) -> list[str]:
     chosen = result.get("chosen")
     of = "the text" if chosen is None else f"action {chosen}"
     lines = [f"Circumstances of {of}, and what each adds to utility"]
-    for name, value in result["circumstances"].items():
+    for name, value in (result["circumstances"] or {}).items():
         lines.append(line(name, f"{value:+z.2f}  adds {result['contributions'][name]:+z.3f}"))
-    lines.append(line("utility", f"{'':5}  sum  {result['utility']:+z.3f}"))
-    lines.append(f"Acceptability of {of}")
-    lines += [line(name, f"{bar(value)} {value:.2f}") for name, value in result["acceptability"].items()]
+    lines += [] if result["circumstances"] else [UNTRAINED]
+    if result["utility"] is not None:
+        lines.append(line("utility", f"{'':5}  sum  {result['utility']:+z.3f}"))
+    lines += [f"Acceptability of {of}", *bars(result["acceptability"])]
     return lines
 
 
 def regret(result: Mapping[str, Any]) -> list[str]:
     """Of the text alone, and with actions what each is worth and what having chosen it would cost."""
-    lines = ["Regret, by view", line("", in_columns(result["text_regret"]))]
-    lines.append(line("from the text alone", in_columns(result["text_regret"].values(), "{:>12.2f}")))
+    lines = ["Regret, by view", line("", in_columns(VIEWS))]
+    if result["text_regret"] is None:
+        lines.append(line("from the text alone", "not trained"))
+    else:
+        lines.append(line("from the text alone", in_columns(result["text_regret"].values(), "{:>12.2f}")))
     for position, action in enumerate(result.get("actions", ())):
         marks = [
             word

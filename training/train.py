@@ -127,7 +127,7 @@ def finish(
     """Choose thresholds, report, write final/: all at once, or as it was before."""
     output_dir = Path(config.output_dir)
     figures, thresholds = evaluate_dev(model, tokenizer, data.dev, config.mixed_precision)
-    model.config.thresholds = thresholds or None
+    model.config.thresholds, model.config.trained_labels = thresholds or None, data.labels
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
