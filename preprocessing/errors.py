@@ -1,10 +1,11 @@
 """The errors of reading: one a user can mend, and one that concerns a single row.
 
 In    a main function without arguments.
-Out   a UserError becomes one line on stderr and exit code 2.
+Out   a UserError, or an OSError that the user can mend, becomes one line on stderr and exit code 2.
 Run   `if __name__ == "__main__": run(main)` at the end of a command.
 """
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -26,9 +27,26 @@ class BadRow(ValueError):
         return str(self).partition(": ")[2]
 
 
+REMEDIES = {
+    errno.ENOSPC: "the disk is full: make room and start again",
+    errno.EDQUOT: "your quota is used up: make room and start again",
+    errno.EACCES: "give yourself the right to it, or name another path",
+    errno.EROFS: "nothing can be written there: name another path",
+    errno.EEXIST: "a file is in the way: remove it, or name another path",
+    errno.ENOTDIR: "a file is in the way: remove it, or name another path",
+    errno.EISDIR: "a folder is in the way: name a file",
+}
+"""Faults of the operating system that a user can mend, wherever in a command they come up."""
+
+
 def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in REMEDIES:
+            raise
+        print(f"error: {error}; {REMEDIES[error.errno]}", file=sys.stderr)
         sys.exit(2)

@@ -162,7 +162,11 @@ def parse_config(arguments: list[str]) -> TrainConfig:
     """The config from command-line arguments, the first of which may be a recipe's path."""
     if arguments and not arguments[0].startswith("-"):
         if not Path(arguments[0]).is_file():
-            raise UserError(f"no recipe at {arguments[0]!r}")
+            raise UserError(f"no recipe at {arguments[0]!r} (looked from {Path.cwd()}); check the path")
+        try:
+            Path(arguments[0]).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"the recipe {arguments[0]!r} is not UTF-8: {error}; save it as UTF-8") from error
         arguments = ["--recipe", *arguments]
     values = build_parser().parse_args(arguments).as_dict()
     values.pop("recipe", None)
