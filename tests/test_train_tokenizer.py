@@ -10,6 +10,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from commands import run_command
 from transformers import AutoTokenizer
 
 from preprocessing.errors import run
@@ -110,3 +111,13 @@ def test_the_smallest_vocabulary_is_bytes_alone_and_loses_nothing(scenarios):
 def test_every_text_of_a_record_is_learned_from(scenarios):
     texts = list(texts_of(scenarios[:1]))
     assert texts == [scenarios[0].text, *(action.text for action in scenarios[0].actions)]
+
+
+def test_a_file_in_the_place_of_the_folder_ends_with_exit_code_2(tmp_path: Path):
+    place = tmp_path / "taken"
+    place.write_text("mine")
+    source = f"scenarios={ROOT / 'data' / 'scenarios' / 'dev.jsonl'}"
+    code, _, said = run_command(module, "--data", source, "--vocab-size", LEAST_VOCABULARY, "--output", place)
+    assert (code, place.read_text()) == (2, "mine")
+    assert "taken" in said
+    assert "a file is in the way" in said

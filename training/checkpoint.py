@@ -72,8 +72,11 @@ def write_folder(target: Path, write: Callable[[Path], None], facts: dict[str, A
         (staging / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         for path in [*files, staging / MANIFEST, staging]:
             flush_to_disk(path)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
         shutil.rmtree(staging, ignore_errors=True)
+        # Tokenizers reports a full disk as a plain Exception that ends in "(os error 28)".
+        if not isinstance(error, (OSError, SafetensorError)) and "os error" not in str(error):
+            raise
         raise UserError(
             f"could not save {target}: {error} ({free_mib(target.parent)} MiB are free there). What was saved before "
             "is untouched; make room or name another output_dir, and start again to go on from it"

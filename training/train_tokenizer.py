@@ -10,6 +10,7 @@ systems write it) gives the same tokens. A pair (text, action) is `<s> text </s>
 """
 
 import argparse
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +64,20 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int, max_length: int) -> P
     )
 
 
+def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Put the tokenizer's files into `folder`, whole or not at all; what else is there stays."""
+    folder.mkdir(parents=True, exist_ok=True)  # Transformers would only log that a file is in the way
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
+        try:
+            tokenizer.save_pretrained(partial)
+        except Exception as error:  # of Tokenizers, which says in words alone that the disk is full
+            if isinstance(error, OSError) or "os error" not in str(error):
+                raise
+            raise UserError(f"could not save the tokenizer to {folder}: {error}; make room there") from error
+        for file in Path(partial).iterdir():
+            file.replace(folder / file.name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", action="append", required=True, metavar="READER=PATH", help="texts to learn from")
@@ -72,7 +87,7 @@ def main() -> None:
     arguments = parser.parse_args()
     records = [record for source in arguments.data for record in read(parse_source(source)).records]
     tokenizer = train_tokenizer(texts_of(records), arguments.vocab_size, arguments.max_length)
-    tokenizer.save_pretrained(arguments.output)
+    save(tokenizer, arguments.output)
     print(f"{arguments.output}: {len(tokenizer)} entries from {len(records)} records")
 
 
