@@ -140,6 +140,8 @@ class RedHeartConfig(PreTrainedConfig):
         _check_multiple(
             "task_attention_size", self.task_attention_size, "num_task_attention_heads", self.num_task_attention_heads
         )
+        if self.num_hidden_layers < 0:
+            raise ValueError(f"num_hidden_layers must not be negative, got {self.num_hidden_layers}")
         if self.hidden_size // self.num_attention_heads % 2:
             raise ValueError(
                 f"hidden_size {self.hidden_size} over num_attention_heads {self.num_attention_heads} must be even: "

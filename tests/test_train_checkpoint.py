@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import build_loop, tiny_config
+from commands import run_command
+from tiny_run import ROOT, build_loop, tiny_config
 
 from preprocessing.errors import UserError
+from training import train
 from training.checkpoint import checkpoints, find_checkpoint, remove_oldest, verify, write_folder
 from training.run_state import load_run
 
@@ -183,3 +185,16 @@ def test_other_arithmetic_is_said(run: Path, tokenizer, scenarios, monkeypatch):
     with pytest.warns(UserWarning, match=rf"threads {threads} -> {threads + 7}.*bits may differ"):
         load_run(loop, run / "checkpoint-3")
     assert loop.step == 3
+
+
+def test_a_refused_start_leaves_the_other_runs_files(run: Path, tokenizer_dir: Path, tmp_path: Path):
+    """holdout_READER.jsonl says what a model never saw: a second run with other settings must not write over it."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    before = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    source = f"scenarios={ROOT / 'data' / 'scenarios' / 'dev.jsonl'}"
+    command = ["--output_dir", folder, "--tokenizer", tokenizer_dir, "--train", f"[{source}]"]
+    code, _, said = run_command(train, *command, "--holdout.scenarios", 5)
+    assert code == 2
+    assert "belongs to another run" in said
+    assert {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()} == before

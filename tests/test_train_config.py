@@ -22,6 +22,7 @@ from preprocessing.sources import parse
 from redheart_hf import preset_config
 from training.config import FREE_ON_RESUME, TrainConfig, build_parser, expand_variables, parse_config
 from training.optim import TermWeights
+from training.train import checked_config
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "training" / "recipes").glob("*.yaml"))
@@ -205,3 +206,18 @@ def test_differences_name_each_field_that_would_change_the_weights():
     saved = parse_config(LEAST).to_dict()
     now = parse_config([*LEAST, "--seed", "5", "--epochs", "2", "--save_steps", "7", "--output_dir", "elsewhere"])
     assert now.differences(saved) == ["epochs: 1 in the checkpoint, 2 now", "seed: 0 in the checkpoint, 5 now"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("hidden_size", "abc"), ("hidden_size", 130), ("num_hidden_layers", -1), ("text_encoder_mode", "thawed")],
+)
+def test_a_field_of_the_network_that_cannot_be_is_the_users_mistake(field: str, value: object):
+    with pytest.raises(UserError, match=f"model configuration: .*{field}.*{value}"):
+        checked_config("redheart-tiny", {field: value})
+
+
+def test_a_recipe_that_is_not_utf8_is_named(tmp_path: Path):
+    (tmp_path / "recipe.yaml").write_bytes(b"preset: \xff\n")
+    with pytest.raises(UserError, match=r"recipe\.yaml' is not UTF-8"):
+        parse_config([str(tmp_path / "recipe.yaml")])

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -54,7 +55,7 @@ def load_model(folder: Path | str) -> tuple[RedHeartForMultiTask, PreTrainedToke
             raise UserError(f"{folder} holds a model of type {kind!r}, not redheart")
         model, report = RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise UserError(
             f"{folder} could not be loaded as a Red Heart model: {type(error).__name__}: {error}"
         ) from error

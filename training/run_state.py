@@ -7,13 +7,14 @@ Run   through TrainLoop; what is in it: docs/architecture.md, "Resume".
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartForMultiTask
 from training.checkpoint import PREFIX, load_optimizer, remove_oldest, save_optimizer, verify, write_folder
+from training.config import TrainConfig
 from training.run_facts import numerics, warn_when_bits_may_differ
 from training.run_log import RunLog
 
@@ -48,21 +49,27 @@ def save_run(loop: "TrainLoop", log: RunLog) -> None:
     accelerator.wait_for_everyone()
 
 
-def load_run(loop: "TrainLoop", folder: Path) -> None:
-    """Take up the run where `folder` left it; raises UserError when it is damaged or of another run."""
-    verify(folder)
-    accelerator = loop.accelerator
+def read_state(folder: Path, config: TrainConfig, num_processes: int) -> dict[str, Any]:
+    """state.json of a checkpoint; raises UserError when it is of another run."""
     if not (folder / "state.json").is_file():
         raise UserError(f"{folder} is a model, not a checkpoint: it has no state.json; name a {PREFIX}STEP folder")
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    differences = loop.config.differences(state["train_config"])
-    if state["num_processes"] != accelerator.num_processes:
-        differences.append(f"processes: {state['num_processes']} in the checkpoint, {accelerator.num_processes} now")
+    differences = config.differences(state["train_config"])
+    if state["num_processes"] != num_processes:
+        differences.append(f"processes: {state['num_processes']} in the checkpoint, {num_processes} now")
     if differences:
         raise UserError(
             f"{folder} belongs to another run ({'; '.join(differences)}). Restore these settings, or give another "
             "output_dir"
         )
+    return state
+
+
+def load_run(loop: "TrainLoop", folder: Path) -> None:
+    """Take up the run where `folder` left it; raises UserError when it is damaged or of another run."""
+    verify(folder)
+    accelerator = loop.accelerator
+    state = read_state(folder, loop.config, accelerator.num_processes)
     warn_when_bits_may_differ(state["numerics"], numerics(accelerator.device))
     saved = RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32)
     loop.bare_model.load_state_dict(saved.state_dict())

