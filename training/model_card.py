@@ -48,7 +48,7 @@ HOW_TO_LOAD = """\
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 folder = "path/to/this/folder"
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
 out = model(**tokenizer("{prefix}I never called her back.", return_tensors="pt"))
 print(out.emotion.basic_logits.sigmoid())  # {basic}
