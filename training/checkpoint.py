@@ -147,7 +147,7 @@ def remove_oldest(output_dir: Path, keep: int) -> None:
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Every tensor of the optimizer's state under "parameter index.name", and its plain numbers beside it as JSON."""
+    """Every tensor of the optimizer's state under "parameter index.name", step counts included."""
     state = optimizer.state_dict()["state"]
     tensors = {
         f"{index}.{name}": value.contiguous() for index, entry in state.items() for name, value in entry.items()

@@ -1,7 +1,7 @@
 """Train a Red Heart model: real text in, a model folder out.
 
 In    a recipe (training/recipes/*.yaml) and fields to set differently.
-Out   OUTPUT_DIR/final (model, tokenizer, card), checkpoints, metrics.jsonl, metrics.json, a table per task.
+Out   OUTPUT_DIR/final (model, tokenizer, card, metrics.json), checkpoints, metrics.jsonl; a table per task.
 Run   accelerate launch --config_file accelerate_config.yaml training/train.py training/recipes/main.yaml
       python training/train.py --help
       torchrun --nproc_per_node 2 training/train.py RECIPE     (two processes on one CPU)
