@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import run_command
+from safetensors.torch import save_file
 from tiny_run import ROOT, build_loop, tiny_config
 
 from preprocessing.errors import UserError
@@ -198,3 +199,10 @@ def test_a_refused_start_leaves_the_other_runs_files(run: Path, tokenizer_dir: P
     assert code == 2
     assert "belongs to another run" in said
     assert {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()} == before
+
+
+def test_weights_may_be_read_by_whoever_may_read_the_rest(tmp_path: Path):
+    """safetensors writes files for their owner alone; a shared final/ was of no use to colleagues."""
+    write_folder(tmp_path / "final", lambda folder: save_file({"a": torch.ones(2)}, folder / "model.safetensors"))
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "final").iterdir()}
+    assert modes["model.safetensors"] == modes["manifest.json"]

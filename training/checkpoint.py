@@ -70,6 +70,9 @@ def write_folder(target: Path, write: Callable[[Path], None], facts: dict[str, A
         files = sorted(path for path in staging.rglob("*") if path.is_file())
         manifest = {"facts": facts or {}, "files": {str(p.relative_to(staging)): file_digest(p) for p in files}}
         (staging / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        readable = (staging / MANIFEST).stat().st_mode  # safetensors writes for the owner alone, unlike all others
+        for path in files:
+            path.chmod(readable)
         for path in [*files, staging / MANIFEST, staging]:
             flush_to_disk(path)
     except Exception as error:
