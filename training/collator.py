@@ -27,6 +27,8 @@ from redheart_hf.labels import (
 
 Batch = dict[str, Any]
 
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "alternatives", "chosen")
+
 TEXT_LABELS = {  # of the text itself
     "basic_emotions": len(BASIC_EMOTIONS),
     "fine_emotions": len(FINE_EMOTIONS),

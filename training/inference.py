@@ -29,9 +29,8 @@ from preprocessing.records import Record
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.labels import VIEWS
 from redheart_hf.outputs import RedHeartOutput
-from training.collator import Collator
+from training.collator import MODEL_INPUTS, Collator
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "alternatives", "chosen")
 MODEL_FILES = ("config.json", "tokenizer_config.json")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

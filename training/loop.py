@@ -27,13 +27,12 @@ from redheart_hf import RedHeartForMultiTask
 from redheart_hf.losses import TERMS, label_counts, loss_sums, multi_task_loss
 from redheart_hf.outputs import RedHeartOutput
 from training.batch_plan import BatchPlan
-from training.collator import Batch, Collator, ids_of, to_device
+from training.collator import MODEL_INPUTS, Batch, Collator, ids_of, to_device
 from training.config import TrainConfig
 from training.optim import TermWeights, build_optimizer, learning_rate_at
 from training.run_log import RunLog
 from training.run_state import save_run
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "alternatives", "chosen")
 MAX_SKIPPED_IN_A_ROW = 10
 
 
