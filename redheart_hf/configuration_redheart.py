@@ -60,7 +60,9 @@ class RedHeartConfig(PreTrainedConfig):
     pad_token_id: int = 0
     text_encoder_config: dict | PreTrainedConfig | None = None
     """Config of a Hugging Face encoder that reads the text in place of our own token embeddings."""
-    text_encoder_mode: Literal["trained", "frozen", "lora"] = "trained"
+    text_encoder_mode: Literal["trained", "layers", "frozen", "lora"] = "trained"
+    """What of it learns: all, all but its token embeddings (of a multilingual encoder the most part), nothing, or
+    low-rank adapters."""
     lora_rank: int = 8
     lora_alpha: int = 16
     lora_target_modules: list[str] | str = "all-linear"

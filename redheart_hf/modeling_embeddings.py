@@ -39,14 +39,13 @@ class TokenEmbeddings(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """A Hugging Face encoder, frozen, trained or with LoRA adapters, as `text_encoder_mode` says."""
+    """A Hugging Face encoder, of which as much learns as `text_encoder_mode` says."""
 
     def __init__(self, config: RedHeartConfig):
         super().__init__()
         self.encoder = AutoModel.from_config(config.text_encoder_config)
         self.output_size = self.encoder.config.hidden_size
         self.takes_segments = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
-        self.frozen = config.text_encoder_mode == "frozen"
         # CODEPATH: checkpoints trained with adapters carry them beside the encoder's own weights.
         if config.text_encoder_mode == "lora":
             add_lora(self.encoder, config)
@@ -57,11 +56,13 @@ class TextEncoder(nn.Module):
     def fix_what_does_not_learn(self) -> None:
         """Set `requires_grad` as the mode says; to be repeated after loading, which puts new parameters in place."""
         for name, parameter in self.encoder.named_parameters():
-            parameter.requires_grad_(self.mode == "trained" or (self.mode == "lora" and "lora_" in name))
+            parameter.requires_grad_(self.mode in ("trained", "layers") or (self.mode == "lora" and "lora_" in name))
+        if self.mode == "layers":
+            self.encoder.get_input_embeddings().requires_grad_(False)
 
     def forward(self, input_ids, attention_mask=None, token_type_ids=None) -> torch.Tensor:
         segments = {"token_type_ids": token_type_ids} if self.takes_segments else {}
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.mode != "frozen"):
             return self.encoder(input_ids=input_ids, attention_mask=attention_mask, **segments).last_hidden_state
 
     def get_input_embeddings(self) -> nn.Module:
@@ -73,7 +74,7 @@ class TextEncoder(nn.Module):
     def train(self, mode: bool = True):
         """A frozen encoder stays in evaluation mode: dropout in it would only blur features that cannot adapt."""
         super().train(mode)
-        if self.frozen:
+        if self.mode == "frozen":
             self.encoder.eval()
         return self
 

@@ -169,7 +169,12 @@ def test_a_nested_encoder_travels_with_the_model(mode, tokenizer, tmp_path):
 
 @pytest.mark.parametrize(
     ("mode", "learns"),
-    [("frozen", lambda name: False), ("trained", lambda name: True), ("lora", lambda name: "lora_" in name)],
+    [
+        ("frozen", lambda name: False),
+        ("trained", lambda name: True),
+        ("layers", lambda name: not name.endswith("word_embeddings.weight")),
+        ("lora", lambda name: "lora_" in name),
+    ],
 )
 def test_what_learns_in_each_mode_also_after_loading(mode, learns, tokenizer, tmp_path):
     model = tiny(tokenizer, text_encoder_config=encoder_config(), text_encoder_mode=mode)

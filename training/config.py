@@ -9,15 +9,18 @@ machine is in accelerate_config.yaml.
 """
 
 import dataclasses
+import difflib
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from preprocessing.errors import UserError
+from redheart_hf.losses import TERMS
 
 # Fields that may differ when a run goes on: they change what is written and when, never the weights.
 FREE_ON_RESUME = {"output_dir", "log_steps", "save_steps", "save_total_limit", "resume", "num_workers", "num_proc"}
@@ -58,8 +61,9 @@ class TrainConfig:
     """Micro-batches per optimizer step; the gradient is that of one large batch, whatever labels each one has."""
     bucket_batches: int = 50
     """Batches are cut from pools of so many batches, sorted by length, to spare padding; 1 leaves pure chance."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Arithmetic of the forward pass; weights and optimizer stay in float32."""
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "no"
+    """Arithmetic of the forward pass; weights and optimizer stay in float32. auto: bf16 where the processor multiplies
+    in it (elsewhere it is emulated, at a third of float32's speed), else no; the run keeps what was found."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
 
@@ -127,6 +131,8 @@ class TrainConfig:
         for reader, rows in self.holdout.items():
             if rows < 1:
                 raise UserError(f"holdout of {reader} must be at least 1 row, got {rows}")
+        if unknown := sorted(set(self.loss_weights) - set(TERMS)):
+            raise UserError(f"loss_weights names unknown terms {unknown}; known: {', '.join(TERMS)}")
         for term, factor in self.loss_weights.items():
             if not factor >= 0:
                 raise UserError(f"loss_weights of {term} must not be negative, got {factor}")
@@ -163,14 +169,29 @@ def parse_config(arguments: list[str]) -> TrainConfig:
     if arguments and not arguments[0].startswith("-"):
         if not Path(arguments[0]).is_file():
             raise UserError(f"no recipe at {arguments[0]!r} (looked from {Path.cwd()}); check the path")
-        try:
-            Path(arguments[0]).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"the recipe {arguments[0]!r} is not UTF-8: {error}; save it as UTF-8") from error
+        check_recipe(Path(arguments[0]))
         arguments = ["--recipe", *arguments]
     values = build_parser().parse_args(arguments).as_dict()
     values.pop("recipe", None)
     return TrainConfig(**values)
+
+
+def check_recipe(path: Path) -> None:
+    """Raises UserError when a recipe is not UTF-8, not YAML, or has a field that TrainConfig has not."""
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"the recipe {path} is not UTF-8: {error}; save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"the recipe {path} is not YAML: {error}") from error
+    if not isinstance(fields, dict):
+        raise UserError(f"the recipe {path} holds no fields; docs/data.md and training/recipes/ show how one looks")
+    known = [field.name for field in dataclasses.fields(TrainConfig)]
+    for name in map(str, fields):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f"did you mean {near[0]}?" if near else "training/train.py --help lists the fields"
+            raise UserError(f"the recipe {path} has an unknown field {name!r}; {meant}")
 
 
 def expand_variables(value: str) -> str:

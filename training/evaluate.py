@@ -37,10 +37,12 @@ from redheart_hf import RedHeartForMultiTask
 from training.figures import THRESHOLD_READERS, Thresholds, measure
 from training.inference import Predictions, load_model, predict_records
 from training.metrics import best_thresholds
-from training.report import figures_table, store_thresholds, write_json
+from training.report import check_writable, figures_table, store_thresholds, write_json
 
 Half = Literal["choosing", "reporting"]
 RecordsByReader = Mapping[str, Sequence[Record]]
+Evaluation = tuple[dict[str, dict[str, Any]], Thresholds]
+"""Figures by reader, and thresholds by label."""
 
 
 @dataclass
@@ -129,7 +131,7 @@ def evaluate_dev(
     tokenizer: PreTrainedTokenizerBase,
     records_by_reader: RecordsByReader,
     mixed_precision: str = "no",
-) -> tuple[dict[str, dict[str, Any]], Thresholds]:
+) -> Evaluation:
     """Figures on the reporting half and the thresholds they use, chosen on the choosing half, from one prediction."""
     predicted = predict_by_reader(model, tokenizer, records_by_reader, mixed_precision=mixed_precision)
     thresholds = {**(model.config.thresholds or {}), **thresholds_from(predicted)}
@@ -158,6 +160,8 @@ def parse_arguments() -> argparse.Namespace:
         "--mixed-precision", choices=("no", "bf16"), default="no", help="arithmetic of the forward pass (%(default)s)"
     )
     arguments = parser.parse_args()
+    if arguments.output is not None:
+        check_writable(arguments.output)
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {arguments.batch_size}")
     if arguments.choose_thresholds and arguments.half not in (None, "reporting"):

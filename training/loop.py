@@ -129,22 +129,14 @@ class TrainLoop:
         """Check, clip, move: optimizer, then the terms' weights and the router's bias."""
         losses = self.global_losses(totals, counts, group)
         norm = self.clip_gradients(group)
-        factors, total, rates = self.term_weights.factors(), self.objective(losses), {}
-        for param_group in self.optimizer.param_groups:
-            peak, lowest = param_group["peak"], self.config.min_learning_rate
-            rate = learning_rate_at(self.step, peak, lowest, self.config.warmup_steps, self.total_steps)
-            param_group["lr"] = rates[peak] = rate
-        scaler = self.accelerator.scaler
-        scale = scaler.get_scale() if scaler is not None else 1.0
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        # Accelerate's own flag stays false with a fused optimizer, which does the skipping itself.
-        self.count_skipped_step(group, scaler is not None and scaler.get_scale() < scale)
+        factors, total = self.term_weights.factors(), self.objective(losses)
+        learning_rate = self.set_learning_rates()
+        self.move_weights(group)
         self.term_weights.update(losses)
         load = self.accelerator.reduce(load, reduction="sum")
         self.bare_model.update_router_bias(load)
         numbers = {
-            "learning_rate": max(rates.values()),
+            "learning_rate": learning_rate,
             "gradient_norm": float(norm) if torch.isfinite(norm) else None,
             "skipped_steps": self.skipped_steps,
             "weights": {term: factor for term, factor in factors.items() if term in losses},
@@ -205,6 +197,24 @@ class TrainLoop:
             raise NonFiniteError(self.describe_gradients(group))
         torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.max_grad_norm, norm)
         return norm
+
+    def set_learning_rates(self) -> float:
+        """Each parameter group's rate for this step; gives back the highest."""
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(
+                self.step, group["peak"], config.min_learning_rate, config.warmup_steps, self.total_steps
+            )
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
+    def move_weights(self, group: list[Batch]) -> None:
+        """The optimizer's step, unless fp16's scaler finds gradients that overflow and leaves it out."""
+        scaler = self.accelerator.scaler
+        scale = scaler.get_scale() if scaler is not None else 1.0
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        # Accelerate's own flag stays false with a fused optimizer, which does the skipping itself.
+        self.count_skipped_step(group, scaler is not None and scaler.get_scale() < scale)
 
     def objective(self, losses: dict[str, float]) -> float:
         """What all weights descend on together: the weighted sum, and what the terms' weights themselves cost."""

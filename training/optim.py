@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from preprocessing.errors import UserError
 from redheart_hf.losses import ROUTER_TERM, TERMS
 from training.config import TrainConfig
 
@@ -66,9 +65,6 @@ class TermWeights:
     bounds = (-4.0, 4.0)  # no term counts for more than e^4 of another's share, nor vanishes
 
     def __init__(self, config: TrainConfig):
-        unknown = sorted(set(config.loss_weights) - set(TERMS))
-        if unknown:
-            raise UserError(f"loss_weights names unknown terms {unknown}; known: {', '.join(TERMS)}")
         self.learned = config.loss_weighting == "uncertainty"
         self.fixed = {term: config.loss_weights.get(term, 1.0) for term in TERMS}
         self.log_variances = dict.fromkeys(TERMS, 0.0)

@@ -50,6 +50,13 @@ def store_thresholds(folder: Path, thresholds: Thresholds) -> None:
         write_json(folder / MANIFEST, manifest)
 
 
+def check_writable(path: Path) -> None:
+    """Raises UserError now for what would fail after the work is done: a place where `path` cannot be written."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"{path} cannot be written (looked at {folder}): name a file in a folder you may write to")
+
+
 def write_json(path: Path, value: Any, sort_keys: bool = False) -> None:
     """Write `path` whole or leave it as it was; raises UserError when it cannot be written."""
     partial = path.with_name(f".{path.name}.partial")

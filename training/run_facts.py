@@ -1,15 +1,24 @@
-"""On what arithmetic a run's bits depend beyond its config: threads, kind of CPU, device, versions.
+"""The arithmetic of this machine: which precision it is made for, and on what a run's bits depend beyond its config.
 
 In    a device.
-Out   a dictionary for the checkpoint; a warning when a resumed run's bits may differ.
+Out   the precision for `auto`; a dictionary for the checkpoint; a warning when a resumed run's bits may differ.
 Run   `python -c "import torch; from training.run_facts import numerics; print(numerics(torch.device('cpu')))"`
 """
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
+
+
+def native_precision() -> Literal["bf16", "no"]:
+    """bf16 where the device at hand multiplies in it, no (float32) elsewhere."""
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = any(has and name.endswith("bf16") for name, has in torch.cpu.get_capabilities().items())
+    return "bf16" if native else "no"
 
 
 def numerics(device: torch.device) -> dict[str, Any]:

@@ -63,6 +63,13 @@ class RunLog:
             self.timings.close()
 
 
+def seconds_logged(output_dir: Path) -> float:
+    """What timings.jsonl adds up to: the time of all earlier stretches of a run, steps taken twice included."""
+    path = output_dir / "timings.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return sum(json.loads(line)["seconds"] for line in lines)
+
+
 def flatten(numbers: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
     """Nested numbers as (a/b/c, value); what is not a finite number is left to metrics.jsonl."""
     flat = []

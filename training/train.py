@@ -13,6 +13,7 @@ from pathlib import Path
 if not __package__:  # run as a file: let the checkout's packages be found from anywhere
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import dataclasses  # noqa: E402
 import errno  # noqa: E402
 import json  # noqa: E402
 import time  # noqa: E402
@@ -28,13 +29,15 @@ from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from preprocessing.errors import UserError, run  # noqa: E402
 from redheart_hf import RedHeartForMultiTask, preset_config  # noqa: E402
-from training.checkpoint import find_checkpoint, write_folder  # noqa: E402
+from training.checkpoint import MANIFEST, find_checkpoint, verify, write_folder  # noqa: E402
 from training.collator import Collator  # noqa: E402
 from training.config import TrainConfig, expand_variables, parse_config  # noqa: E402
 from training.data import RunData, prepare_data  # noqa: E402
-from training.evaluate import evaluate_dev, figures_table  # noqa: E402
+from training.evaluate import Evaluation, evaluate_dev, figures_table  # noqa: E402
 from training.loop import TrainLoop  # noqa: E402
 from training.model_card import write_model_card  # noqa: E402
+from training.run_facts import native_precision  # noqa: E402
+from training.run_log import seconds_logged  # noqa: E402
 from training.run_state import load_run, read_state  # noqa: E402
 
 
@@ -51,6 +54,8 @@ def main() -> None:
 def train(config: TrainConfig) -> None:
     """The whole run, from the recipe to final/."""
     started = time.perf_counter()
+    if config.mixed_precision == "auto":
+        config = dataclasses.replace(config, mixed_precision=native_precision())
     accelerator = build_accelerator(config)
     tokenizer, model = build_model(config)
     checkpoint = find_checkpoint(Path(config.output_dir), config.resume)
@@ -59,16 +64,24 @@ def train(config: TrainConfig) -> None:
     with accelerator.main_process_first():
         data = prepare_data(config, model.config, tokenizer, write=accelerator.is_main_process)
 
+    evaluated: dict[int, Evaluation] = {}
+
     def evaluate() -> dict[str, Any]:
-        return evaluate_dev(model, tokenizer, data.dev, config.mixed_precision)[0]
+        evaluated[loop.step] = evaluate_dev(model, tokenizer, data.dev, config.mixed_precision)
+        return evaluated[loop.step][0]
 
     loop = TrainLoop(accelerator, model, data.train, Collator(tokenizer), config, evaluate if data.dev else None)
     if checkpoint is not None:
         accelerator.print(f"going on from {checkpoint}")
         load_run(loop, checkpoint)
-    loop.train()
-    if accelerator.is_main_process:
-        finish(config, model, tokenizer, data, time.perf_counter() - started)
+        started -= seconds_logged(Path(config.output_dir))
+    if final_stands(config, loop):
+        accelerator.print(f"{config.output_dir}/final is already what this run ends with; nothing is left to do")
+    else:
+        loop.train()
+        if accelerator.is_main_process:
+            evaluation = evaluated.get(loop.step) or evaluate_dev(model, tokenizer, data.dev, config.mixed_precision)
+            finish(config, model, tokenizer, data, evaluation, loop.step, time.perf_counter() - started)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
@@ -137,12 +150,27 @@ def checked_config(preset: str, changes: dict[str, Any]):
         raise UserError(f"model configuration: {error.__cause__ or error}") from error
 
 
+def final_stands(config: TrainConfig, loop: TrainLoop) -> bool:
+    """Whether final/ was written by this very run after its last step: thresholds chosen since then are to stay."""
+    final = Path(config.output_dir) / "final"
+    if loop.step < loop.total_steps or not (final / MANIFEST).is_file():
+        return False
+    saved = json.loads((final / "train_config.json").read_text(encoding="utf-8"))
+    return verify(final).get("step") == loop.step and not config.differences(saved)
+
+
 def finish(
-    config: TrainConfig, model: RedHeartForMultiTask, tokenizer: PreTrainedTokenizerBase, data: RunData, seconds: float
+    config: TrainConfig,
+    model: RedHeartForMultiTask,
+    tokenizer: PreTrainedTokenizerBase,
+    data: RunData,
+    evaluation: Evaluation,
+    step: int,
+    seconds: float,
 ) -> None:
-    """Choose thresholds, report, write final/: all at once, or as it was before."""
+    """Report, and write final/ with the chosen thresholds: all at once, or as it was before."""
     output_dir = Path(config.output_dir)
-    figures, thresholds = evaluate_dev(model, tokenizer, data.dev, config.mixed_precision)
+    figures, thresholds = evaluation
     model.config.thresholds, model.config.trained_labels = thresholds or None, data.labels
 
     def write(folder: Path) -> None:
@@ -152,7 +180,7 @@ def finish(
         (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         write_model_card(folder, config, figures, data.counts, seconds, model)
 
-    write_folder(output_dir / "final", write)
+    write_folder(output_dir / "final", write, {"step": step})
     print(figures_table(figures))
     print(f"{output_dir / 'final'} written after {seconds:.0f} s")
 
