@@ -168,6 +168,14 @@ def cleaned(record: Record) -> Record:
     return record
 
 
+def by_reader(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records by the reader that first made them, also when they come back through the reader `records`."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.reader, []).append(record)
+    return groups
+
+
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """One JSON object a line, as the reader `records` reads them back."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -162,6 +162,14 @@ class RedHeartConfig(PreTrainedConfig):
         if self.regret_aversion < 0:
             raise ValueError(f"regret_aversion must not be negative, got {self.regret_aversion}")
 
+    def validate_sizes(self):
+        """Raises ValueError when a width, a rank or a length is not positive."""
+        for name in type(self).__dataclass_fields__:
+            if name.endswith(("_size", "_sizes", "_rank", "_length")):
+                value = getattr(self, name)
+                if min(value if isinstance(value, list) else [value], default=1) < 1:
+                    raise ValueError(f"{name} must be positive, got {value}")
+
     def validate_thresholds(self):
         """Raises ValueError when `thresholds` names an unknown field or has the wrong number of values."""
         for name, values in (self.thresholds or {}).items():

@@ -16,9 +16,9 @@ import torch
 import yaml
 
 from preprocessing.errors import UserError
-from preprocessing.sources import parse
+from preprocessing.sources import expand, parse
 from redheart_hf import preset_config
-from training.config import FREE_ON_RESUME, TrainConfig, build_parser, expand_variables, parse_config
+from training.config import FREE_ON_RESUME, TrainConfig, build_parser, parse_config
 from training.optim import TermWeights
 from training.run_facts import native_precision
 from training.train import checked_config
@@ -205,12 +205,12 @@ def test_an_unknown_term_of_the_loss_is_named():
 def test_variables_of_the_environment_are_filled_in(monkeypatch, tmp_path: Path):
     (tmp_path / "a.csv").write_text("x")
     monkeypatch.setenv("MY_DATA", str(tmp_path))
-    assert expand_variables("${MY_DATA}/encoder") == f"{tmp_path}/encoder"
+    assert expand("${MY_DATA}/encoder") == f"{tmp_path}/encoder"
     source = parse_config(["--output_dir", "out", "--train", '["emobank=${MY_DATA}/a.csv@dev"]']).train[0]
     assert parse(source, {"emobank": ("dev",)}).path == tmp_path / "a.csv"
     monkeypatch.delenv("MY_DATA")
     with pytest.raises(UserError, match="MY_DATA"):
-        expand_variables("${MY_DATA}/encoder")
+        expand("${MY_DATA}/encoder")
 
 
 def test_differences_name_each_field_that_would_change_the_weights():

@@ -10,8 +10,6 @@ machine is in accelerate_config.yaml.
 
 import dataclasses
 import difflib
-import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -192,15 +190,3 @@ def check_recipe(path: Path) -> None:
             near = difflib.get_close_matches(name, known, n=1)
             meant = f"did you mean {near[0]}?" if near else "training/train.py --help lists the fields"
             raise UserError(f"the recipe {path} has an unknown field {name!r}; {meant}")
-
-
-def expand_variables(value: str) -> str:
-    """`value` with ${NAME} replaced from the environment; an unset one raises UserError."""
-
-    def value_of(match: re.Match[str]) -> str:
-        name = match.group(1)
-        if name not in os.environ:
-            raise UserError(f"{value!r} needs the environment variable {name}, which is not set")
-        return os.environ[name]
-
-    return re.sub(r"\$\{(\w+)\}", value_of, value)

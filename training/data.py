@@ -18,7 +18,7 @@ from preprocessing.encode import encode
 from preprocessing.errors import UserError
 from preprocessing.overlap import find_overlaps, hold_out, without_overlaps
 from preprocessing.readers import parse_source, read, write_rejected
-from preprocessing.records import RANGES, Record
+from preprocessing.records import RANGES, Record, by_reader
 from redheart_hf import RedHeartConfig
 from redheart_hf.labels import ETHICS_EXPERTS
 from training.config import TrainConfig
@@ -42,14 +42,6 @@ def read_sources(sources: list[str], rejected: list) -> dict[str, list[Record]]:
         rejected += result.rejected
         records += result.records
     return by_reader(records)
-
-
-def by_reader(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Records by the reader that first made them, also when they come back through the reader `records`."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record.reader, []).append(record)
-    return groups
 
 
 def labels_of(records: Iterable[Record]) -> list[str]:
@@ -84,6 +76,8 @@ def prepare_data(
 ) -> RunData:
     """Read, hold out, take what dev shares with train out of dev, encode; reports are written where `write`."""
     rejected: list = []
+    if twice := sorted(set(config.train) & set(config.dev)):
+        raise UserError(f"{twice} is both trained on and dev; to judge by rows of a training file, use holdout")
     train = read_sources(config.train, rejected)
     dev = read_sources(config.dev, rejected)
     held_out = take_holdouts(train, dev, config)

@@ -32,7 +32,7 @@ from transformers import PreTrainedTokenizerBase
 from preprocessing.errors import UserError, run
 from preprocessing.overlap import half_of
 from preprocessing.readers import parse_source, read
-from preprocessing.records import Record
+from preprocessing.records import Record, by_reader
 from redheart_hf import RedHeartForMultiTask
 from training.figures import THRESHOLD_READERS, Thresholds, measure
 from training.inference import Predictions, load_model, predict_records
@@ -66,13 +66,10 @@ def predict_by_reader(
     model: RedHeartForMultiTask, tokenizer: PreTrainedTokenizerBase, records_by_reader: RecordsByReader, **options: Any
 ) -> dict[str, Predicted]:
     """Predictions by the reader each record first came from; `options` are those of `predict_records`."""
-    by_reader: dict[str, list[Record]] = {}
-    for records in records_by_reader.values():
-        for record in records:
-            by_reader.setdefault(record.reader, []).append(record)
+    groups = by_reader(record for records in records_by_reader.values() for record in records)
     return {
         reader: Predicted(records, predict_records(model, tokenizer, records, **options))
-        for reader, records in by_reader.items()
+        for reader, records in groups.items()
     }
 
 

@@ -13,7 +13,7 @@ bit, and takes up step 1,000,000 as fast as step 10.
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,11 @@ class TrainLoop:
     # ---------------------------------------------------------------- the way of a step
 
     def train(self) -> None:
-        log = RunLog(
-            self.output_dir, self.step, self.total_steps, self.metrics_bytes, self.accelerator.is_main_process
-        )
+        active = self.accelerator.is_main_process
+        with closing(RunLog(self.output_dir, self.step, self.total_steps, self.metrics_bytes, active)) as log:
+            self.take_steps(log)
+
+    def take_steps(self, log: RunLog) -> None:
         self.model.train()
         started = time.perf_counter()
         for group in self.groups():
@@ -96,7 +98,6 @@ class TrainLoop:
                 self.model.train()
             if self.step % self.config.save_steps == 0 or self.step == self.total_steps:
                 save_run(self, log)
-        log.close()
 
     def take_step(self, group: list[Batch]) -> tuple[dict[str, float], dict[str, Any]]:
         """One optimizer step over the micro-batches of `group`: the gradient of one large batch."""

@@ -28,10 +28,11 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase  # n
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from preprocessing.errors import UserError, run  # noqa: E402
+from preprocessing.sources import expand  # noqa: E402
 from redheart_hf import RedHeartForMultiTask, preset_config  # noqa: E402
 from training.checkpoint import MANIFEST, find_checkpoint, verify, write_folder  # noqa: E402
 from training.collator import Collator  # noqa: E402
-from training.config import TrainConfig, expand_variables, parse_config  # noqa: E402
+from training.config import TrainConfig, parse_config  # noqa: E402
 from training.data import RunData, prepare_data  # noqa: E402
 from training.evaluate import Evaluation, evaluate_dev, figures_table  # noqa: E402
 from training.loop import TrainLoop  # noqa: E402
@@ -109,7 +110,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
 
 def resolve_folder(name: str, what: str) -> str:
     """A folder given as a path or as package:NAME/SUBFOLDER; raises UserError when it is not there."""
-    name = expand_variables(name)
+    name = expand(name)
     if name.startswith("package:"):
         package, _, inside = name.removeprefix("package:").partition("/")
         spec = find_spec(package)
