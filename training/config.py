@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from preprocessing.errors import UserError
 from redheart_hf.losses import TERMS
+from training.run_facts import native_precision
 
 # Fields that may differ when a run goes on: they change what is written and when, never the weights.
 FREE_ON_RESUME = {"output_dir", "log_steps", "save_steps", "save_total_limit", "resume", "num_workers", "num_proc"}
@@ -103,6 +104,8 @@ class TrainConfig:
     """Processes that tokenize."""
 
     def __post_init__(self):
+        if self.mixed_precision == "auto":
+            self.mixed_precision = native_precision()
         least = {"epochs": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "bucket_batches": 1, "log_steps": 1}
         least |= {
             "save_steps": 1,

@@ -13,7 +13,6 @@ from pathlib import Path
 if not __package__:  # run as a file: let the checkout's packages be found from anywhere
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import dataclasses  # noqa: E402
 import errno  # noqa: E402
 import json  # noqa: E402
 import time  # noqa: E402
@@ -37,7 +36,6 @@ from training.data import RunData, prepare_data  # noqa: E402
 from training.evaluate import Evaluation, evaluate_dev, figures_table  # noqa: E402
 from training.loop import TrainLoop  # noqa: E402
 from training.model_card import write_model_card  # noqa: E402
-from training.run_facts import native_precision  # noqa: E402
 from training.run_log import seconds_logged  # noqa: E402
 from training.run_state import load_run, read_state  # noqa: E402
 
@@ -55,8 +53,6 @@ def main() -> None:
 def train(config: TrainConfig) -> None:
     """The whole run, from the recipe to final/."""
     started = time.perf_counter()
-    if config.mixed_precision == "auto":
-        config = dataclasses.replace(config, mixed_precision=native_precision())
     accelerator = build_accelerator(config)
     tokenizer, model = build_model(config)
     checkpoint = find_checkpoint(Path(config.output_dir), config.resume)
