@@ -5,7 +5,8 @@ Out   a table: ours, Trainer with its defaults, Trainer with length grouping; ra
 Run   REDHEART_DATA_DIR=/path/to/data python benchmarks/throughput.py --rows 8000
       REDHEART_DATA_DIR=/path/to/data python benchmarks/throughput.py            (the whole epoch: 43,410 rows)
 
-The model is that of training/recipes/real_text.yaml (MiniLM trained along, bf16 autocast), batch 32. The three take
+The model is that of training/recipes/real_text.yaml (MiniLM trained along), in bf16 where this machine multiplies in
+it, else float32 (the table says which), batch 32. The three take
 turns --rounds times and the fastest turn of each counts: what else the machine does then weighs on all alike.
 """
 
@@ -40,7 +41,7 @@ def config_for(output_dir: str) -> TrainConfig:
     """The recipe's model and precision, GoEmotions alone, batch 32, equal weights (as `.loss` of the model has)."""
     config = parse_config([str(RECIPE), "--output_dir", output_dir, "--batch_size", "32", "--epochs", "1"])
     config.train, config.dev, config.holdout, config.passes = [SOURCE], [], {}, {}
-    config.loss_weighting, config.save_steps, config.log_steps = "equal", 10**9, 50
+    config.loss_weighting, config.loss_weights, config.save_steps, config.log_steps = "equal", {}, 10**9, 50
     return config
 
 
@@ -62,7 +63,7 @@ def trainer(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, folder: str, *
         per_device_train_batch_size=config.batch_size,
         num_train_epochs=1,
         learning_rate=config.learning_rate,
-        bf16=True,
+        bf16=config.mixed_precision == "bf16",
         use_cpu=not torch.accelerator.is_available(),
         save_strategy="no",
         logging_steps=config.log_steps,
@@ -94,7 +95,8 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 seconds[name] = min(seconds.get(name, float("inf")), contestant(folder))
             print(f"round {turn + 1}: {name} {seconds[name]:.1f} s", flush=True)
-    print(f"\n{len(records)} rows, {time.strftime('%Y-%m-%d')}")
+    precision = config_for("unused").mixed_precision.replace("no", "float32")
+    print(f"\n{len(records)} rows, {precision}, {torch.get_num_threads()} threads, {time.strftime('%Y-%m-%d')}")
     for name, value in seconds.items():
         rate = len(records) / value
         print(f"{name:<26}{rate:8.1f} samples/s   ours over it {value / seconds['ours']:.2f}")
