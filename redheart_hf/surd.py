@@ -32,6 +32,7 @@ from .surd_histogram import Series, binned, histogram
 
 Agents = tuple[int, ...]
 TIE = 12  # decimals of a bit up to which two sets of agents tell the same
+TINY = 1e-300  # beside any probability nothing, and makes 0 log2 0 = 0
 
 
 @dataclass(frozen=True)
@@ -205,13 +206,15 @@ def _target(joint: np.ndarray) -> np.ndarray:
 
 
 def _information(joint: np.ndarray) -> np.ndarray:
-    """i_t of one set of agents for each state t, (states,), from their joint p(t, a); zero where p(t) is."""
+    """i_t of one set of agents for each state t, (states,), from their joint p(t, a); zero where p(t) is.
+
+    As sum over a of p(t, a) (log2 p(t, a) - log2 p(a)) / p(t), less log2 p(t): one logarithm a cell and no quotient.
+    """
     joint = joint.reshape(len(joint), -1)
-    p_target, p_agents = joint.sum(axis=1, keepdims=True), joint.sum(axis=0, keepdims=True)
-    positive = joint > 0
-    ratio = np.divide(joint, p_target * p_agents, out=np.ones_like(joint), where=positive)
-    bits = np.einsum("ta,ta->t", joint, np.log2(ratio, out=ratio))
-    return np.divide(bits, p_target[:, 0], out=np.zeros_like(bits), where=p_target[:, 0] > 0).clip(min=0.0)
+    p_target, p_agents = joint.sum(axis=1), joint.sum(axis=0)
+    bits = np.einsum("ta,ta->t", joint, np.log2(joint + TINY)) - joint @ np.log2(p_agents + TINY)
+    told = np.divide(bits, p_target, out=np.zeros_like(bits), where=p_target > 0) - np.log2(p_target + TINY)
+    return np.where(p_target > 0, told, 0.0).clip(min=0.0)
 
 
 def _rises(values: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -243,7 +246,7 @@ def _first_level(values: np.ndarray, named: bool) -> tuple[dict[Agents, np.ndarr
 
 def _levels(joints: dict[Agents, np.ndarray]) -> list[list[Agents]]:
     """The agents, the sets of two, and so on; of sets that tell the same, the first one gets the credit."""
-    occupied = {subset: np.count_nonzero(joint.any(axis=0)) for subset, joint in joints.items()}
+    occupied = {subset: np.count_nonzero(joint.sum(axis=0)) for subset, joint in joints.items() if len(subset) > 1}
     by_size = [list(level) for _, level in groupby(sorted(joints, key=lambda subset: (len(subset), subset)), key=len)]
     return [by_size[0], *(sorted(level, key=lambda subset: -occupied[subset]) for level in by_size[1:])]
 

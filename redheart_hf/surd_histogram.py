@@ -44,11 +44,13 @@ def _equal_width(values: np.ndarray, bins: int) -> np.ndarray:
     low, high = values.min(), values.max()
     if low == high:
         low, high = low - 0.5, high + 0.5
+    position = (values - low) * (bins / (high - low))
+    codes = position.astype(np.intp)
+    # Rounding may put what lies at an edge on its wrong side; a search among the edges themselves decides there.
+    near = np.flatnonzero(np.abs(position - np.rint(position)) < 1e-6)
     edges = np.linspace(low, high, bins + 1)
-    codes = np.minimum(((values - low) * (bins / (high - low))).astype(np.intp), bins - 1)
-    codes -= values < edges[codes]
-    codes += (values >= edges[codes + 1]) & (codes < bins - 1)
-    return codes
+    codes[near] = np.searchsorted(edges, values[near], side="right") - 1
+    return np.minimum(codes, bins - 1, out=codes)
 
 
 def _equal_counts(values: np.ndarray, bins: int) -> np.ndarray:
