@@ -110,11 +110,12 @@ def kalman_filter(model: LinearGaussian, observations: torch.Tensor) -> Filtered
         steps.append((mean, covariance, *predicted, fit))
     batch, length = observations.shape[:2]
     sizes = [(-1,), (-1, -1), (-1,), (-1, -1), ()]
-    stacked = [
+    means, covariances, predicted_means, predicted_covariances, fits = (
         torch.stack([step[index].expand(batch, *size) for step in steps], dim=1) for index, size in enumerate(sizes)
-    ]
+    )
     constant = seen.sum(dim=(1, 2)).to(values.dtype) * math.log(2 * math.pi)
-    return Filtered(*stacked[:4], -0.5 * (stacked[4].sum(dim=1) + constant))
+    likelihood = -0.5 * (fits.sum(dim=1) + constant)
+    return Filtered(means, covariances, predicted_means, predicted_covariances, likelihood)
 
 
 def without_missing(

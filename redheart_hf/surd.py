@@ -240,8 +240,8 @@ def _first_level(values: np.ndarray, named: bool) -> tuple[dict[Agents, np.ndarr
     for mask in np.unique(sharing).tolist():
         subset = tuple(agent for agent in agents if mask >> (agent - 1) & 1)
         sets[subset] = np.where(sharing == mask, rises, 0.0).sum(axis=0)
-    unique = {subset: bits for subset, bits in sets.items() if len(subset) == 1}
-    return {subset: bits for subset, bits in sets.items() if len(subset) > 1}, unique
+    redundant = {subset: bits for subset, bits in sets.items() if len(subset) > 1}
+    return redundant, {(agent,): sets[(agent,)] for agent in agents}
 
 
 def _levels(joints: dict[Agents, np.ndarray]) -> list[list[Agents]]:

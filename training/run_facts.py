@@ -23,7 +23,10 @@ def native_precision() -> Literal["bf16", "no"]:
 
 def numerics(device: torch.device) -> dict[str, Any]:
     """What must be equal for two runs to agree bit for bit."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:  # two processors with AVX512 may still sum in another order: their names tell them apart
+        name = f"{torch.cpu.get_capabilities().get('cpu_name')} {torch.backends.cpu.get_cpu_capability()}"
     return {
         "device": device.type,
         "processor": name,
