@@ -46,8 +46,10 @@ def _equal_width(values: np.ndarray, bins: int) -> np.ndarray:
         low, high = low - 0.5, high + 0.5
     position = (values - low) * (bins / (high - low))
     codes = position.astype(np.intp)
-    # Rounding may put what lies at an edge on its wrong side; a search among the edges themselves decides there.
-    near = np.flatnonzero(np.abs(position - np.rint(position)) < 1e-6)
+    # Rounding may put what lies at an edge on its wrong side; a search among the edges themselves decides there. Edges
+    # far from zero are rounded most: by parts of a bin as large as this.
+    rounding = 8 * np.finfo(np.float64).eps * max(abs(low), abs(high)) * bins / (high - low)
+    near = np.flatnonzero(np.abs(position - np.rint(position)) < max(1e-6, rounding))
     edges = np.linspace(low, high, bins + 1)
     codes[near] = np.searchsorted(edges, values[near], side="right") - 1
     return np.minimum(codes, bins - 1, out=codes)

@@ -162,6 +162,14 @@ def test_values_on_the_edges_fall_where_numpy_puts_them():
     assert surd_from_samples(grid, grid[::-1, None], 10).unique == surd_from_probabilities(counts / 440).unique
 
 
+def test_values_far_from_zero_fall_where_numpy_puts_them():
+    far = 1e6 + np.random.default_rng(6).integers(0, 2_000, size=40_000) * 2.0**-30
+    target = np.random.default_rng(7).normal(size=40_000)
+    counts, _, _ = np.histogram2d(target, far, bins=[3, 1_000])
+    found = surd_from_samples(target, far, [3, 1_000])
+    assert found.unique == surd_from_probabilities(counts / counts.sum()).unique
+
+
 def test_lag_lets_agents_come_before_the_target():
     noise = np.random.default_rng(2).normal(size=5_000)
     target, agent = np.roll(noise, 3), noise

@@ -9,6 +9,8 @@ import dataclasses
 import inspect
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,16 @@ def test_a_recipe_that_cannot_be_understood_is_refused(text: str, said: str, tmp
     with pytest.raises(UserError, match=re.escape(said)) as refusal:
         parse_config([str(recipe)])
     assert str(recipe) in str(refusal.value)
+
+
+def test_a_wrong_recipe_ends_the_command_with_exit_code_2(tmp_path: Path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("output_dir: out\ntrain: [scenarios=a.jsonl]\nlerning_rate: 1\n")
+    command = [sys.executable, str(ROOT / "training" / "train.py"), str(recipe)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "lerning_rate" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from tiny_run import ROOT, SIZES, tiny_config
 
 from preprocessing.errors import UserError
 from training.checkpoint import verify
-from training.report import store_thresholds
+from training.report import check_writable, store_thresholds
+from training.run_facts import native_precision
 from training.run_log import seconds_logged
 from training.train import train
 
@@ -46,7 +47,7 @@ def test_a_finished_run_started_again_leaves_final_as_it_is(run_config, tmp_path
     assert verify(final) == {"step": 3}
     assert {"model.safetensors", "tokenizer.json", "README.md", "metrics.json"} <= set(contents(final))
     saved = json.loads((final / "train_config.json").read_text(encoding="utf-8"))
-    assert saved["mixed_precision"] in ("bf16", "no")  # what `auto` was found to be
+    assert saved["mixed_precision"] == native_precision()  # what `auto` was found to be
     store_thresholds(final, {"basic_emotions": [0.4] * 7})
     before = contents(final)
     train(run_config)
@@ -70,3 +71,18 @@ def test_a_run_that_ended_before_final_was_written_writes_it(run_config, tmp_pat
     train(run_config)
     assert (final / "metrics.json").read_bytes() == metrics
     assert " 60." in (final / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_file_both_trained_on_and_dev_is_refused(run_config):
+    run_config.dev = run_config.train
+    with pytest.raises(UserError, match=r"train\.jsonl.*both trained on and dev.*holdout"):
+        train(run_config)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path, tmp_path / "file" / "metrics.json"):
+        with pytest.raises(UserError, match="cannot be written"):
+            check_writable(place)
+    check_writable(tmp_path / "new" / "metrics.json")
+    assert not (tmp_path / "new").exists()

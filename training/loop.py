@@ -82,6 +82,7 @@ class TrainLoop:
             self.take_steps(log)
 
     def take_steps(self, log: RunLog) -> None:
+        """Every step still to come; what is logged, evaluated and saved after it, in this order."""
         self.model.train()
         started = time.perf_counter()
         for group in self.groups():
