@@ -198,7 +198,7 @@ def _text_fault(name: str, text: Any) -> str | None:
     if not text.strip():
         return f"empty-text: {name} is empty"
     if len(text) > MAX_CHARACTERS:
-        return f"too-long: {name} has {len(text):,} characters; at most {MAX_CHARACTERS:,}"
+        return f"too-long: {name} has {len(text):,} characters; at most {MAX_CHARACTERS:,}, split it"
     if "\0" in text:
         return f"nul-character: {name} holds NUL at character {text.index(chr(0)) + 1}"
     if found := re.search("[\ud800-\udfff]", text):

@@ -126,6 +126,7 @@ def test_a_field_of_the_network_reaches_the_network():
 def test_lists_and_tables_are_written_as_in_yaml():
     config = parse_config([*LEAST, "--betas", "[0.8, 0.95]", "--passes.kote", "0.5", "--holdout", "{kote: 7}"])
     assert (config.betas, config.passes, config.holdout) == ((0.8, 0.95), {"kote": 0.5}, {"kote": 7})
+    assert parse_config([*LEAST, "--passes", "{kote: [0, 1.5]}"]).passes == {"kote": [0, 1.5]}
 
 
 def test_an_unknown_flag_is_named(capsys):
@@ -194,6 +195,12 @@ def test_a_wrong_type_is_named_with_its_value(capsys, flag: str, value: str):
 def test_a_number_out_of_range_is_named_with_its_value(flag: str, value: float):
     with pytest.raises(UserError, match=rf"{flag.split('.')[0]}.* got {value}"):
         parse_config([*LEAST, f"--{flag}", ".nan" if value != value else str(value)])
+
+
+@pytest.mark.parametrize("passes", ["[]", "[0]", "[2, -1]"])
+def test_passes_by_epoch_must_hold_something(passes: str):
+    with pytest.raises(UserError, match=r"passes of kote must be positive"):
+        parse_config([*LEAST, "--passes", f"{{kote: {passes}}}"])
 
 
 def test_betas_of_one_are_refused():

@@ -24,7 +24,7 @@ def plan_of(**changes) -> BatchPlan:
 
 
 def epoch_of(plan: BatchPlan, epoch: int) -> list[list[int]]:
-    steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
+    steps = range(plan.first_step(epoch), plan.first_step(epoch + 1))
     return [batch for step in steps for batch in plan.step(step)]
 
 
@@ -68,6 +68,27 @@ def test_several_passes_repeat_records_evenly():
     assert set(both.values()) == {5}
 
 
+def test_passes_may_differ_by_epoch():
+    # short: 52, 13 and from then on 13 of its 26 records; long: none, then all of its 77.
+    plan = plan_of(passes={"short": [2, 0.5], "long": [0, 1]})
+    held = [Counter(chain(*epoch_of(plan, epoch))) for epoch in range(6)]
+    assert held[0] == dict.fromkeys(ROWS_OF["short"], 2)
+    for counts in held[1:]:
+        assert sum(counts[row] for row in ROWS_OF["short"]) == 13
+        assert {counts[row] for row in ROWS_OF["long"]} == {1}
+    # Two half passes are a whole one: epochs go on where the one before them stopped.
+    assert {(held[1] + held[2])[row] for row in ROWS_OF["short"]} == {1}
+    # 52 records make 7 batches of at most 8, 90 make 12.
+    assert [plan.first_step(epoch) for epoch in range(4)] == [0, 7, 19, 31]
+    assert [plan.epoch_of(step) for step in (0, 6, 7, 18, 19, 31 + 12 * 100)] == [0, 0, 1, 1, 2, 103]
+    assert [steps for steps in range(1, 40) if plan.ends_epoch(steps)] == [7, 19, 31]
+
+
+def test_an_epoch_without_records_is_refused():
+    with pytest.raises(UserError, match="0 records in epoch 1"):
+        plan_of(passes={"short": [1, 0], "long": [1, 0]})
+
+
 @pytest.mark.parametrize("num_processes", [2, 3])
 def test_processes_share_the_batch_that_one_process_would_have(num_processes: int):
     alone = plan_of(batch_size=6, accumulation=2)
@@ -75,8 +96,8 @@ def test_processes_share_the_batch_that_one_process_would_have(num_processes: in
         plan_of(batch_size=6 // num_processes, accumulation=2, process=process, num_processes=num_processes)
         for process in range(num_processes)
     ]
-    assert {plan.steps_per_epoch for plan in together} == {alone.steps_per_epoch}
-    for step in range(2 * alone.steps_per_epoch):
+    assert {plan.first_step(2) for plan in together} == {alone.first_step(2)}
+    for step in range(alone.first_step(2)):
         parts = zip(*(plan.step(step) for plan in together), strict=True)
         for whole, shares in zip(alone.step(step), parts, strict=True):
             assert sorted(chain(*shares)) == sorted(whole)
@@ -98,7 +119,7 @@ def test_a_far_step_is_planned_without_the_ones_before(monkeypatch):
     default_rng = np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", lambda seed: shuffles.append(seed) or default_rng(seed))
     far = plan.step(1_000_000)
-    assert planned == [1_000_000 // plan.steps_per_epoch]
+    assert planned == [1_000_000 // plan.first_step(1)]
     assert len(shuffles) <= 4  # one for the epoch, one for each reader's round, one more where an epoch spans two
     monkeypatch.undo()
     assert plan_of(passes={"short": 0.25}).step(1_000_000) == far

@@ -27,9 +27,9 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "random"}
 
 
-def spec_of(tokenizer_dir: Path, output_dir: Path, loss_weighting: str, **more: Any) -> str:
+def spec_of(tokenizer_dir: Path, output_dir: Path, loss_weighting: str, log_steps: int = 1, **more: Any) -> str:
     config = {"output_dir": str(output_dir), "max_steps": STEPS, "loss_weighting": loss_weighting}
-    config |= {"gradient_accumulation_steps": 2, "batch_size": 3, "save_total_limit": 2}
+    config |= {"gradient_accumulation_steps": 2, "batch_size": 3, "save_total_limit": 2, "log_steps": log_steps}
     return json.dumps({"tokenizer": str(tokenizer_dir), "config": config} | more)
 
 
@@ -47,21 +47,23 @@ def result_of(output_dir: Path) -> dict[str, Any]:
     return tensors | {"metrics": metrics} | {name: state[name] for name in state if name not in KEPT_OUT}
 
 
-def assert_same_run(one: Path, other: Path) -> None:
+def assert_same_run(one: Path, other: Path, log_steps: int = 1) -> None:
     expected, found = result_of(one), result_of(other)
     assert [name for name in expected if expected[name] != found[name]] == []
     lines = [json.loads(line) for line in found["metrics"].splitlines()]
-    assert [line["step"] for line in lines if "loss" in line] == list(range(1, STEPS + 1))
+    logged = [line["step"] for line in lines if "loss" in line]
+    assert logged == sorted({*range(log_steps, STEPS + 1, log_steps), STEPS})
     assert sorted(path.name for path in other.glob("[.c]*")) == ["checkpoint-6", "checkpoint-8"]
 
 
 def test_two_kills_change_nothing(tokenizer_dir: Path, tmp_path: Path):
-    # A negative number: inside a save, at that flush; a checkpoint has about twenty files.
+    # A negative number: inside a save, at that flush; a checkpoint has about twenty files. Losses are logged every
+    # third step and saved every second: their means reach over checkpoints.
     finish(
-        spec_of(tokenizer_dir, tmp_path / "whole", "uncertainty", kills=[]),
-        spec_of(tokenizer_dir, tmp_path / "killed", "uncertainty", kills=[3, -25]),
+        spec_of(tokenizer_dir, tmp_path / "whole", "uncertainty", log_steps=3, kills=[]),
+        spec_of(tokenizer_dir, tmp_path / "killed", "uncertainty", log_steps=3, kills=[3, -25]),
     )
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert_same_run(tmp_path / "whole", tmp_path / "killed", log_steps=3)
 
 
 def test_dropout_is_on_and_the_seed_decides(tokenizer_dir: Path, tmp_path: Path):
@@ -83,6 +85,20 @@ def test_dropout_is_on_and_the_seed_decides(tokenizer_dir: Path, tmp_path: Path)
     # One batch holds all eight records and the weights are those of seed 0: only dropout tells the runs apart.
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
+
+
+def test_logged_losses_are_means_over_the_steps_since_the_last_line(tokenizer_dir: Path, tmp_path: Path):
+    """Emotions and VAD are labelled in all records and batches equally large: means over labels are over steps."""
+    lines = {}
+    for log_steps in (1, 4):
+        output_dir = tmp_path / str(log_steps)
+        finish(spec_of(tokenizer_dir, output_dir, "equal", log_steps=log_steps, kills=[]))
+        logged = map(json.loads, (output_dir / "metrics.jsonl").read_text().splitlines())
+        lines[log_steps] = [line["loss"] for line in logged if "loss" in line]
+    assert len(lines[4]) == 2
+    for term in ("basic_emotions", "vad", "total"):
+        mean = lines[4][1][term]
+        assert mean == pytest.approx(sum(line[term] for line in lines[1][4:8]) / 4, rel=1e-6), term
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ Run   `BatchPlan(lengths, readers, batch_size=32, seed=0).step(1_000_000)`
 Records are shuffled, cut into pools, and each pool is sorted by length before it is cut into batches: little padding,
 and what meets in a batch still changes each epoch. A reader with one pass has every record exactly once an epoch; with
 p passes its records come in one shuffled round after the other, of which each epoch takes the next p, so that none
-comes a second time before all have come once. Batches of an epoch differ by at most one record.
+comes a second time before all have come once. Passes may differ by epoch, [4, 0.5] for four in the first and a half in
+each one after: a curriculum. Batches of an epoch differ by at most one record.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,11 @@ from functools import lru_cache
 import numpy as np
 
 from preprocessing.errors import UserError
+
+
+def as_list(passes: float | Sequence[float]) -> list[float]:
+    """Passes by epoch, the last of which holds for all epochs after it."""
+    return [float(passes)] if isinstance(passes, int | float) else list(passes)
 
 
 class BatchPlan:
@@ -27,7 +33,7 @@ class BatchPlan:
         readers: Sequence[str],
         batch_size: int,
         seed: int,
-        passes: Mapping[str, float] | None = None,
+        passes: Mapping[str, float | Sequence[float]] | None = None,
         accumulation: int = 1,
         pool_batches: int = 50,
         process: int = 0,
@@ -41,21 +47,52 @@ class BatchPlan:
         self.members = {name: np.flatnonzero(names == name) for name in sorted(set(readers))}
         if unknown := sorted(set(passes or {}) - set(self.members)):
             raise UserError(f"passes names {unknown}, not among the training readers: {', '.join(self.members)}")
-        self.quotas = {name: round(len(rows) * (passes or {}).get(name, 1.0)) for name, rows in self.members.items()}
-        records = sum(self.quotas.values())
-        if records < num_processes * accumulation:
+        self.passes = {name: as_list((passes or {}).get(name, 1.0)) for name in self.members}
+        # Epochs from the last one that any reader lists on are alike.
+        self.steps_listed = [self._steps_of(epoch) for epoch in range(max(map(len, self.passes.values())))]
+        self._epoch_batches = lru_cache(maxsize=2)(self._plan_epoch)
+
+    def quota(self, name: str, epoch: int) -> int:
+        """How many records reader `name` gives in this epoch."""
+        passes = self.passes[name]
+        return round(len(self.members[name]) * passes[min(epoch, len(passes) - 1)])
+
+    def _steps_of(self, epoch: int) -> int:
+        records = sum(self.quota(name, epoch) for name in self.members)
+        least = self.num_processes * self.accumulation
+        if records < least:
             raise UserError(
-                f"{records} records an epoch cannot give {num_processes} processes {accumulation} micro-batches each"
+                f"{records} records in epoch {epoch} cannot give {self.num_processes} processes {self.accumulation} "
+                f"micro-batches each"
             )
         # The second bound matters for batches of one: a remainder then makes some of two, since none may be empty.
-        full = -(-records // (self.global_batch_size * accumulation))
-        self.steps_per_epoch = min(full, records // (num_processes * accumulation))
-        self._epoch_batches = lru_cache(maxsize=2)(self._plan_epoch)
+        return min(-(-records // (self.global_batch_size * self.accumulation)), records // least)
+
+    def first_step(self, epoch: int) -> int:
+        """The optimizer step with which `epoch` begins; that of epoch E is the number of steps of E epochs."""
+        listed = self.steps_listed
+        return sum(listed[:epoch]) + max(0, epoch - len(listed)) * listed[-1]
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch that optimizer step `step` belongs to."""
+        listed = self.steps_listed
+        for epoch in range(len(listed)):
+            if step < self.first_step(epoch + 1):
+                return epoch
+        return len(listed) + (step - sum(listed)) // listed[-1]
+
+    def ends_epoch(self, steps: int) -> bool:
+        """Whether the first `steps` optimizer steps are whole epochs."""
+        return steps == self.first_step(self.epoch_of(steps))
 
     def _take(self, index: int, name: str, epoch: int) -> np.ndarray:
         """The records of reader `name` (the `index`-th) in this epoch: the next `quota` of its endless rounds."""
-        rows, quota = self.members[name], self.quotas[name]
-        taken, position, end = [], epoch * quota, (epoch + 1) * quota
+        rows = self.members[name]
+        listed = min(epoch, len(self.passes[name]))
+        position = sum(self.quota(name, earlier) for earlier in range(listed))
+        position += (epoch - listed) * self.quota(name, epoch)
+        end = position + self.quota(name, epoch)
+        taken = []
         while position < end:
             turn, start = divmod(position, len(rows))
             stop = min(len(rows), start + end - position)
@@ -72,12 +109,12 @@ class BatchPlan:
         pool_size = self.pool_batches * self.global_batch_size
         pools = [order[start : start + pool_size] for start in range(0, len(order), pool_size)]
         by_length = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
-        batches = np.array_split(by_length, self.steps_per_epoch * self.accumulation)
+        batches = np.array_split(by_length, self._steps_of(epoch) * self.accumulation)
         return [batches[index] for index in random.permutation(len(batches))]
 
     def step(self, step: int) -> list[list[int]]:
         """This process's micro-batches of optimizer step `step` (0-based, over the whole run)."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        first = within * self.accumulation
+        epoch = self.epoch_of(step)
+        first = (step - self.first_step(epoch)) * self.accumulation
         batches = self._epoch_batches(epoch)[first : first + self.accumulation]
         return [batch[self.process :: self.num_processes].tolist() for batch in batches]

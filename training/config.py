@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from preprocessing.errors import UserError
 from redheart_hf.losses import TERMS
+from training.batch_plan import as_list
 from training.run_facts import native_precision
 
 # Fields that may differ when a run goes on: they change what is written and when, never the weights.
@@ -38,8 +39,9 @@ class TrainConfig:
     holdout: dict[str, int] = field(default_factory=dict)
     """READER: ROWS to take out of a training source for dev; rows that share a scenario stay together."""
 
-    passes: dict[str, float] = field(default_factory=dict)
-    """READER: PASSES over its records in one epoch; 1 by default, 0.3 takes other records each epoch."""
+    passes: dict[str, float | list[float]] = field(default_factory=dict)
+    """READER: PASSES over its records in one epoch; 1 by default, 0.3 takes other records each epoch. A list is by
+    epoch and its last number holds from there on: [4, 0.5] begins with four, [0, 1] leaves the first epoch out."""
 
     preset: str = "redheart-tiny"
     """Name of the architecture to start from (python -m redheart_hf.presets)."""
@@ -127,8 +129,9 @@ class TrainConfig:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"betas must lie in [0, 1), got {self.betas}")
         for reader, passes in self.passes.items():
-            if not passes > 0:
-                raise UserError(f"passes of {reader} must be positive, got {passes}")
+            listed = as_list(passes)
+            if not (listed and min(listed) >= 0 and max(listed) > 0):
+                raise UserError(f"passes of {reader} must be positive (0 only in a list, beside others), got {passes}")
         for reader, rows in self.holdout.items():
             if rows < 1:
                 raise UserError(f"holdout of {reader} must be at least 1 row, got {rows}")

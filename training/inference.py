@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from datasets import Dataset
@@ -77,6 +78,18 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No progress bars of `datasets`; afterwards as it was."""
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
 def predict_records(
     model: RedHeartForMultiTask,
     tokenizer: PreTrainedTokenizerBase,
@@ -101,7 +114,8 @@ def predict_records(
     most_actions = max((len(record.actions or ()) for record in records), default=0)
     with tempfile.TemporaryDirectory() as passing:
         folder = None if cache else passing
-        dataset = encode(records, tokenizer, config.max_length, config.text_prefix, num_proc, folder)
+        with without_bars():  # the bar below, and that of a run around it, are enough
+            dataset = encode(records, tokenizer, config.max_length, config.text_prefix, num_proc, folder)
         batches = predicted_batches(model, Collator(tokenizer), dataset, batch_size, most_actions, mixed_precision)
         with tqdm(total=len(dataset), desc="predict", unit="record", leave=False, disable=not progress) as bar:
             collected: list[tuple[np.ndarray, Predictions]] = []

@@ -30,7 +30,7 @@ from training.batch_plan import BatchPlan
 from training.collator import MODEL_INPUTS, Batch, Collator, ids_of, to_device
 from training.config import TrainConfig
 from training.optim import TermWeights, build_optimizer, learning_rate_at
-from training.run_log import RunLog
+from training.run_log import LossMeans, RunLog
 from training.run_state import save_run
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -65,13 +65,12 @@ class TrainLoop:
             accelerator.process_index,
             accelerator.num_processes,
         )
-        self.total_steps = config.max_steps or config.epochs * self.plan.steps_per_epoch
-        self.eval_steps = config.eval_steps or self.plan.steps_per_epoch
+        self.total_steps = config.max_steps or self.plan.first_step(config.epochs)
         self.bare_model = model
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, config))
-        self.term_weights = TermWeights(config)
+        self.term_weights, self.loss_means = TermWeights(config), LossMeans()
         self.step, self.skipped_steps, self.skipped_in_a_row, self.metrics_bytes = 0, 0, 0, 0
 
     # ---------------------------------------------------------------- the way of a step
@@ -93,8 +92,8 @@ class TrainLoop:
             if self.step % self.config.log_steps == 0 or self.step == self.total_steps:
                 seconds = time.perf_counter() - started
                 started += seconds
-                log.write(self.step, {"loss": losses} | numbers, {"seconds": seconds})
-            if self.evaluate and (self.step % self.eval_steps == 0 or self.step == self.total_steps):
+                log.write(self.step, {"loss": self.loss_means.take()} | numbers, {"seconds": seconds})
+            if self.evaluate and (self.step == self.total_steps or self.evaluation_is_due()):
                 log.write(self.step, {"eval": self.evaluate()})
                 self.model.train()
             if self.step % self.config.save_steps == 0 or self.step == self.total_steps:
@@ -129,12 +128,16 @@ class TrainLoop:
 
     def update(self, totals, counts, load, group) -> tuple[dict[str, float], dict[str, Any]]:
         """Check, clip, move: optimizer, then the terms' weights and the router's bias."""
-        losses = self.global_losses(totals, counts, group)
+        sums = self.global_sums(totals, counts)
+        losses = {term: value / counts[term] for term, value in sums.items()}
+        if broken := {term: loss for term, loss in losses.items() if not math.isfinite(loss)}:
+            raise NonFiniteError(f"step {self.step}: loss of {broken} is not finite; {ids_of(group)}")
         norm = self.clip_gradients(group)
         factors, total = self.term_weights.factors(), self.objective(losses)
         learning_rate = self.set_learning_rates()
         self.move_weights(group)
         self.term_weights.update(losses)
+        self.loss_means.add(sums | {"total": total}, counts | {"total": 1.0})
         load = self.accelerator.reduce(load, reduction="sum")
         self.bare_model.update_router_bias(load)
         numbers = {
@@ -166,6 +169,10 @@ class TrainLoop:
                 yield group
                 group = []
 
+    def evaluation_is_due(self) -> bool:
+        every = self.config.eval_steps
+        return self.step % every == 0 if every else self.plan.ends_epoch(self.step)
+
     def seed_of_step(self) -> int:
         """A number below 2^31, different for each (seed, step, process) in reach."""
         seed = (self.config.seed * 1_000_003 + self.step) * 1_009 + self.accelerator.process_index
@@ -178,16 +185,12 @@ class TrainLoop:
         reduced = self.accelerator.reduce(local.to(self.accelerator.device), reduction="sum")
         return dict(zip(TERMS, reduced.tolist(), strict=True))
 
-    def global_losses(self, totals, counts, group) -> dict[str, float]:
-        """Each labelled term's loss over the whole group and all processes; raises NonFiniteError."""
+    def global_sums(self, totals, counts) -> dict[str, float]:
+        """Each labelled term's sum of losses over the whole group and all processes."""
         zero = torch.zeros((), device=self.accelerator.device)
         stacked = torch.stack([totals.get(term, zero).float() for term in TERMS])
         summed = self.accelerator.reduce(stacked, reduction="sum").tolist()
-        losses = {term: value / counts[term] for term, value in zip(TERMS, summed, strict=True) if counts[term]}
-        broken = {term: loss for term, loss in losses.items() if not math.isfinite(loss)}
-        if broken:
-            raise NonFiniteError(f"step {self.step}: loss of {broken} is not finite; {ids_of(group)}")
-        return losses
+        return {term: value for term, value in zip(TERMS, summed, strict=True) if counts[term]}
 
     def clip_gradients(self, group: list[Batch]) -> torch.Tensor:
         """The gradient's norm before cutting to `max_grad_norm`; not finite raises, but in fp16 the scaler decides."""

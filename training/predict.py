@@ -23,7 +23,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
@@ -205,7 +204,6 @@ def main() -> None:
     texts = [read_stdin() if text == "-" else text for text in arguments.texts]
     for text in texts:
         make_record(text, arguments.action, 0 if arguments.action else None)
-    datasets.disable_progress_bars()
     model, tokenizer = load_model(arguments.model)
     for text in texts:
         result = predict(model, tokenizer, text, arguments.action, arguments.chosen)

@@ -8,6 +8,7 @@ Run   `tensorboard --logdir outputs/main/tensorboard`
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,31 @@ class RunLog:
             self.board.close()
             self.metrics.close()
             self.timings.close()
+
+
+class LossMeans:
+    """Each term's loss over all labels since it was last written; in the checkpoint, so that resume repeats it."""
+
+    def __init__(self):
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, float] = {}
+
+    def add(self, sums: Mapping[str, float], counts: Mapping[str, float]) -> None:
+        for term, value in sums.items():
+            self.sums[term] = self.sums.get(term, 0.0) + value
+            self.counts[term] = self.counts.get(term, 0.0) + counts[term]
+
+    def take(self) -> dict[str, float]:
+        """The means, after which counting begins anew."""
+        means = {term: self.sums[term] / self.counts[term] for term in self.sums}
+        self.sums, self.counts = {}, {}
+        return means
+
+    def state_dict(self) -> dict[str, dict[str, float]]:
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, float]]) -> None:
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
 def seconds_logged(output_dir: Path) -> float:

@@ -31,6 +31,7 @@ def save_run(loop: "TrainLoop", log: RunLog) -> None:
             "skipped_steps": loop.skipped_steps,
             "skipped_in_a_row": loop.skipped_in_a_row,
             "term_weights": loop.term_weights.state_dict(),
+            "loss_means": loop.loss_means.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "metrics_bytes": log.metrics_bytes(),
             "num_processes": accelerator.num_processes,
@@ -75,6 +76,7 @@ def load_run(loop: "TrainLoop", folder: Path) -> None:
     loop.bare_model.load_state_dict(saved.state_dict())
     load_optimizer(loop.optimizer, folder / "optimizer.safetensors")
     loop.term_weights.load_state_dict(state["term_weights"])
+    loop.loss_means.load_state_dict(state["loss_means"])
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
     loop.step, loop.metrics_bytes = state["step"], state["metrics_bytes"]
