@@ -13,7 +13,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .labels import BASIC_EMOTIONS, CIRCUMSTANCES, FINE_EMOTIONS, KOREAN_EMOTIONS
+from .labels import BASIC_EMOTIONS, CIRCUMSTANCES, FINE_EMOTIONS, KOREAN_EMOTIONS, MODULES, MODULES_OF_MODE
 
 THRESHOLD_SIZES = {
     "basic_emotions": len(BASIC_EMOTIONS),
@@ -112,6 +112,29 @@ class RedHeartConfig(PreTrainedConfig):
     regret_aversion: float | int = 0.5
     """c in Q(d) = d + c d^3, the regret function of Loomes and Sugden (1982); zero makes regret linear."""
 
+    modules: list[str] = field(default_factory=lambda: list(MODULES))
+    """Which of `labels.MODULES` the model has; what is left out has no weights and no say."""
+    surd_trunk_sizes: list[int] = field(default_factory=lambda: [2048, 1536])
+    surd_term_sizes: list[int] = field(default_factory=lambda: [3072, 3008])
+    analyzer_size: int = 768
+    """Width of the analyzers' queries; a multiple of `num_analyzer_heads`."""
+    num_analyzer_heads: int = 12
+    num_emotion_analyzer_layers: int = 4
+    emotion_analyzer_intermediate_size: int = 4992
+    num_ethics_analyzer_layers: int = 4
+    ethics_analyzer_intermediate_size: int = 4160
+    num_regret_analyzer_layers: int = 4
+    regret_analyzer_intermediate_size: int = 4992
+    num_surd_analyzer_layers: int = 2
+    surd_analyzer_intermediate_size: int = 5184
+    num_filters: int = 1728
+    """Damped oscillators of the signal simulator."""
+    filter_mixer_size: int = 1600
+    affect_observer_sizes: list[int] = field(default_factory=lambda: [2048, 1888])
+    memory_slots: int = 9728
+    feedback_steps: int = 1
+    """Rounds of the triangle in one forward pass; zero is the model without it."""
+
     focal_gamma: float | int = 2.0
     huber_delta: float | int = 1.0
     quantile_huber_delta: float | int = 0.1
@@ -136,12 +159,29 @@ class RedHeartConfig(PreTrainedConfig):
         self.auto_map = dict(AUTO_MAP)
         super().__post_init__(**kwargs)
 
+    def with_modules(self, modules: list[str] | str) -> "RedHeartConfig":
+        """This config with only these of its modules, or those that a mode (see `labels.MODULES_OF_MODE`) needs.
+
+        Raises ValueError for a mode or module that does not exist, and for a module that this config has not.
+        """
+        if isinstance(modules, str):
+            if modules not in MODULES_OF_MODE:
+                raise ValueError(f"no mode is called {modules!r}; known: {', '.join(MODULES_OF_MODE)}")
+            modules = [name for name in MODULES_OF_MODE[modules] if name in self.modules]
+        if unknown := [name for name in modules if name not in MODULES]:
+            raise ValueError(f"no module is called {', '.join(unknown)}; known: {', '.join(MODULES)}")
+        if lacking := [name for name in modules if name not in self.modules]:
+            present = ", ".join(self.modules) or "none"
+            raise ValueError(f"the saved model has no {', '.join(lacking)}; it has: {present}")
+        return type(self)(**self.to_dict() | {"modules": list(modules)})
+
     def validate_architecture(self):
         """Raises ValueError with the offending values when parts of the network could not be joined."""
         _check_multiple("hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads)
         _check_multiple(
             "task_attention_size", self.task_attention_size, "num_task_attention_heads", self.num_task_attention_heads
         )
+        _check_multiple("analyzer_size", self.analyzer_size, "num_analyzer_heads", self.num_analyzer_heads)
         if self.num_hidden_layers < 0:
             raise ValueError(f"num_hidden_layers must not be negative, got {self.num_hidden_layers}")
         if self.hidden_size // self.num_attention_heads % 2:
@@ -156,6 +196,13 @@ class RedHeartConfig(PreTrainedConfig):
         for name in ("hidden_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        for name in self.modules:
+            if name not in MODULES:
+                raise ValueError(f"modules has no {name!r}; known: {', '.join(MODULES)}")
+        if "surd_analyzer" in self.modules and "surd_head" not in self.modules:
+            raise ValueError(f"surd_analyzer corrects the surd_head, which is not among the modules {self.modules}")
+        if self.feedback_steps < 0:
+            raise ValueError(f"feedback_steps must not be negative, got {self.feedback_steps}")
         weights = self.circumstance_weights
         if len(weights) != len(CIRCUMSTANCES) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
             raise ValueError(f"circumstance_weights must be {len(CIRCUMSTANCES)} numbers >= 0 of sum 1, got {weights}")

@@ -112,3 +112,26 @@ CULTURE = ("jeong", "han", "chemyeon")
 CIRCUMSTANCES = ("intensity", "duration", "certainty", "propinquity", "fecundity", "purity", "extent")
 ETHICS_EXPERTS = ("utilitarian", "deontology", "justice", "virtue")
 VIEWS = ("optimistic", "neutral", "pessimistic")
+
+# Agents 1, 2 and 3 are predicted valence, utility and neutral-view regret; R is redundant, U unique, S synergistic.
+SURD_AGENTS = ("valence", "utility", "regret")
+SURD_TERMS = ("R12", "R13", "R23", "R123", "U1", "U2", "U3", "S12", "S13", "S23", "S123", "leak")
+
+# Parts of the model beside backbone and heads, each of which may be left out.
+MODULES = (
+    "surd_head",
+    "emotion_analyzer",
+    "ethics_analyzer",
+    "regret_analyzer",
+    "surd_analyzer",
+    "signal_simulator",
+    "affect_filter",
+    "scenario_memory",
+    "triangle",
+)
+# What a way of using the model needs. To infer, one may leave out what no other answer depends on.
+MODULES_OF_MODE = {
+    "training": MODULES,
+    "evaluation": MODULES,
+    "inference": tuple(name for name in MODULES if name not in ("surd_head", "surd_analyzer", "affect_filter")),
+}

@@ -36,12 +36,15 @@ LABEL_OF_TERM = {
     "utility_views": "utility_views",
     "text_regret": "regret",
     "alternatives_regret": "alternatives_regret",
+    "surd": "surd_terms",
+    "turn_vad": "vad",
 }
+MODULE_OF_TERM = {"surd": "surd_head", "turn_vad": "affect_filter"}
 ROUTER_TERM = "router_z"
 TERMS = (*LABEL_OF_TERM, ROUTER_TERM)
 TASK_OF_TERM = (
     dict.fromkeys(("polarity", "basic_emotions", "fine_emotions", "korean_emotions", "vad", "culture"), "emotion")
-    | {ROUTER_TERM: "emotion"}
+    | {ROUTER_TERM: "emotion", "turn_vad": "emotion", "surd": "surd"}
     | dict.fromkeys(("circumstances", "preference", "acceptability"), "ethics")
     | dict.fromkeys(("utility_views", "text_regret", "alternatives_regret"), "regret")
 )
@@ -54,10 +57,14 @@ def focal(logits: torch.Tensor, targets: torch.Tensor, gamma: float) -> torch.Te
     return (targets - torch.sigmoid(logits)).abs() ** gamma * cross_entropy
 
 
+def gaussian_nll(mean: torch.Tensor, log_variance: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """-log N(target; mean, variance) without its constant, elementwise."""
+    return 0.5 * (log_variance + (targets - mean) ** 2 * torch.exp(-log_variance))
+
+
 def beta_nll(mean: torch.Tensor, log_variance: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Gaussian negative log-likelihood, weighted by the standard deviation as a constant (beta = 0.5), elementwise."""
-    nll = 0.5 * (log_variance + (targets - mean) ** 2 * torch.exp(-log_variance))
-    return torch.exp(0.5 * log_variance).detach() * nll
+    return torch.exp(0.5 * log_variance).detach() * gaussian_nll(mean, log_variance, targets)
 
 
 def bounded_squared_error(raw, values, targets, margin: float, penalty: float) -> torch.Tensor:
@@ -91,6 +98,11 @@ def masked_sum(loss_of, targets: torch.Tensor) -> torch.Tensor:
     present = ~torch.isnan(targets)
     losses = loss_of(torch.where(present, targets, torch.zeros_like(targets)))
     return torch.where(present, losses, torch.zeros_like(losses)).sum()
+
+
+def terms_of(config: RedHeartConfig) -> tuple[str, ...]:
+    """The terms that a model with these modules can be judged by."""
+    return tuple(term for term in TERMS if MODULE_OF_TERM.get(term) in (None, *config.modules))
 
 
 def label_counts(labels: Mapping[str, torch.Tensor], num_sequences: int) -> dict[str, int]:
@@ -144,10 +156,15 @@ def loss_sums(
         ),
         "text_regret": huber(regret.text_regret),
         "alternatives_regret": huber(regret.regret),
+        "surd": lambda targets: (outputs.surd.terms - targets) ** 2,
+        "turn_vad": lambda targets: gaussian_nll(
+            outputs.dynamics.vad_mean, outputs.dynamics.vad_log_variance, targets
+        ),
     }
+    present = terms_of(config)
     sums = {ROUTER_TERM: (torch.logsumexp(emotion.router_logits, dim=-1) ** 2).sum()}
     for term, name in LABEL_OF_TERM.items():
-        if labels.get(name) is None:
+        if labels.get(name) is None or term not in present:
             continue
         if term == "preference":
             better, worse = ethics.utility[labels[name]].unbind(dim=-1)

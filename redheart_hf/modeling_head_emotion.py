@@ -123,7 +123,8 @@ class RedHeartEmotionHead(nn.Module):
         self.vad_mean_proj = nn.Linear(task_size, len(VAD))
         self.vad_log_variance_proj = nn.Linear(task_size, len(VAD))
 
-    def forward(self, task_BC: torch.Tensor) -> EmotionOutput:
+    def forward(self, task_BC: torch.Tensor, correction: tuple[torch.Tensor, torch.Tensor] | None = None):
+        """EmotionOutput; `correction` of the analyzer: basic emotions (B, 7) and VAD (B, 3), before squashing."""
         trunk_BC = task_BC + self.trunk(task_BC)
         mixed_BC, router_logits, router_load = self.mixture(trunk_BC)
         culture_BC = self.culture(trunk_BC)
@@ -133,7 +134,9 @@ class RedHeartEmotionHead(nn.Module):
         vad_BC = self.output_norm(state_BC)
         polarity_log, polarity_logits = child_logits(self.polarity_proj(vad_BC), state_BC.new_zeros(1).float())
         state_BC = state_BC + self.basic_level(state_BC)
-        basic = self.basic_proj(self.output_norm(state_BC))
+        basic, vad_mean = self.basic_proj(self.output_norm(state_BC)), self.vad_mean_proj(vad_BC)
+        if correction is not None:
+            basic, vad_mean = basic + correction[0], vad_mean + correction[1]
         basic_log, basic_logits = child_logits(basic, polarity_log[:, PARENT_OF_BASIC])
         fine_BC = self.output_norm(state_BC + self.fine_level(state_BC))
         _, fine_logits = child_logits(self.fine_proj(fine_BC), basic_log[:, PARENT_OF_FINE])
@@ -145,7 +148,7 @@ class RedHeartEmotionHead(nn.Module):
             basic_logits=basic_logits,
             fine_logits=fine_logits,
             korean_logits=korean_logits,
-            vad_mean=torch.tanh(self.vad_mean_proj(vad_BC).float()),
+            vad_mean=torch.tanh(vad_mean.float()),
             vad_log_variance=low + (high - low) * torch.sigmoid(self.vad_log_variance_proj(vad_BC).float()),
             culture_logits=self.culture_proj(culture_BC).float(),
             router_logits=router_logits,

@@ -37,21 +37,27 @@ class RedHeartEthicsHead(nn.Module):
         self.acceptance = nn.Parameter(torch.empty(2))
         self.log_preference_scale = nn.Parameter(torch.empty(()))
 
-    def forward(self, task_BC: torch.Tensor) -> EthicsOutput:
+    def forward(self, task_BC: torch.Tensor, correction: tuple[torch.Tensor, torch.Tensor] | None = None):
+        """EthicsOutput; `correction` of the analyzer: raw circumstances (B, 7) and acceptability logits (B, 4)."""
         state_BC = task_BC + self.trunk(task_BC)
         answers = {name: expert(state_BC).float() for name, expert in self.experts.items()}
         raw_B7 = answers["utilitarian"]
+        if correction is not None:
+            raw_B7 = raw_B7 + correction[0]
         intensity, others = torch.tanh(raw_B7[:, :1]), torch.sigmoid(raw_B7[:, 1:])
         signed_B7 = torch.cat((intensity, intensity * others), dim=-1)
         contributions_B7 = signed_B7 * signed_B7.new_tensor(self.config.circumstance_weights)
         utility_B = contributions_B7.sum(dim=-1)
         steepness, offset = F.softplus(self.acceptance[0]), self.acceptance[1]
         answers["utilitarian"] = (steepness * utility_B + offset)[:, None]
+        acceptability_logits = torch.cat([answers[name] for name in ETHICS_EXPERTS], dim=-1)
+        if correction is not None:
+            acceptability_logits = acceptability_logits + correction[1]
         return EthicsOutput(
             circumstances=torch.cat((intensity, others), dim=-1),
             contributions=contributions_B7,
             utility=utility_B,
-            acceptability_logits=torch.cat([answers[name] for name in ETHICS_EXPERTS], dim=-1),
+            acceptability_logits=acceptability_logits,
             raw_circumstances=raw_B7,
             preference_scale=self.log_preference_scale.exp(),
         )

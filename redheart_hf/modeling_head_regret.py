@@ -44,15 +44,22 @@ class RedHeartRegretHead(nn.Module):
         utility_B: torch.Tensor,
         alternatives: torch.Tensor | None = None,
         chosen: torch.Tensor | None = None,
+        correction: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> RegretOutput:
+        """`correction` of the analyzer, before squashing: regret read from the text and views' distances, (B, 3)."""
         state_BC = task_BC + self.trunk(task_BC)
         answers = {view: expert(state_BC).float() for view, expert in self.views.items()}
-        upward = (1 - utility_B) * torch.sigmoid(answers["optimistic"][:, 1])
-        downward = (1 + utility_B) * torch.sigmoid(answers["pessimistic"][:, 1])
+        text_regret = torch.stack([answers[view][:, 0] for view in VIEWS], dim=-1)
+        above, below = answers["optimistic"][:, 1], answers["pessimistic"][:, 1]
+        if correction is not None:
+            text_regret = text_regret + correction[0]
+            above, below = above + correction[1][:, 0], below + correction[1][:, 2]
+        upward = (1 - utility_B) * torch.sigmoid(above)
+        downward = (1 + utility_B) * torch.sigmoid(below)
         utility_views_B3 = torch.stack((utility_B + upward, utility_B, utility_B - downward), dim=-1)
         output = RegretOutput(
             utility_views=utility_views_B3,
-            text_regret=F.softplus(torch.stack([answers[view][:, 0] for view in VIEWS], dim=-1)),
+            text_regret=F.softplus(text_regret),
         )
         if alternatives is not None:
             output.regret, output.best = self.compare(utility_views_B3, alternatives, chosen)

@@ -9,6 +9,7 @@ Letters: B sequences, T tokens, D hidden size, Q tasks, C task size, G groups, A
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,15 +18,39 @@ from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 
 from .configuration_redheart import RedHeartConfig
-from .labels import TASKS
+from .labels import MODULES, TASKS
 from .losses import label_counts, loss_sums, multi_task_loss
+from .modeling_analyzers import Analyzer, EmotionAnalyzer, EthicsAnalyzer, RegretAnalyzer, SurdAnalyzer
 from .modeling_blocks import BLOCKS, FINAL_NORMS, rotary_angles
+from .modeling_dynamics import AffectFilter, SignalSimulator
 from .modeling_embeddings import InputProjection, TextEncoder, TokenEmbeddings, drop_pooler
 from .modeling_head_emotion import MixtureOfExperts, RedHeartEmotionHead
 from .modeling_head_ethics import RedHeartEthicsHead
 from .modeling_head_regret import RedHeartRegretHead
+from .modeling_head_surd import RedHeartSurdHead
+from .modeling_memory import ScenarioMemory
 from .modeling_projections import AttentionPooling, TaskAttention, TaskProjections
+from .modeling_triangle import Triangle
 from .outputs import RedHeartModelOutput, RedHeartOutput
+
+MODULE_CLASSES: dict[str, type[nn.Module]] = {
+    "surd_head": RedHeartSurdHead,
+    "emotion_analyzer": EmotionAnalyzer,
+    "ethics_analyzer": EthicsAnalyzer,
+    "regret_analyzer": RegretAnalyzer,
+    "surd_analyzer": SurdAnalyzer,
+    "signal_simulator": SignalSimulator,
+    "affect_filter": AffectFilter,
+    "scenario_memory": ScenarioMemory,
+    "triangle": Triangle,
+}
+
+
+def optional(config: RedHeartConfig, name: str) -> nn.Module | None:
+    """The module of that name, or nothing where `config.modules` leaves it out."""
+    # CODEPATH: redheart-* presets have every module; real_text recipes have none.
+    return MODULE_CLASSES[name](config) if name in config.modules else None
+
 
 # log of the first steepness of choice: utilities .3 apart, a common distance, give odds of about 3 : 1.
 INITIAL_LOG_PREFERENCE_SCALE = math.log(4.0)
@@ -40,6 +65,7 @@ class RedHeartPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["PreNormBlock", "PostNormBlock"]
     _supports_sdpa = True
     _supports_attention_backend = True
+    _keys_to_ignore_on_load_unexpected = [rf"\b{name}\." for name in MODULES]  # left out by `modules`
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -54,11 +80,21 @@ class RedHeartPreTrainedModel(PreTrainedModel):
         elif isinstance(module, RedHeartEthicsHead):
             init.zeros_(module.acceptance)
             init.constant_(module.log_preference_scale, INITIAL_LOG_PREFERENCE_SCALE)
+        elif isinstance(module, (Analyzer, SignalSimulator, AffectFilter, ScenarioMemory, Triangle)):
+            module.init_own_weights(self.config.initializer_range)
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """As Transformers', after which what `text_encoder_mode` keeps from learning is kept from it still."""
-        loaded = super().from_pretrained(*args, **kwargs)
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, modules: list[str] | str | None = None, **kwargs):
+        """As Transformers', with as many of the saved model's `modules` as asked for.
+
+        `modules` names some of `labels.MODULES`, or a mode: training, evaluation, inference. None takes all there are.
+        What `text_encoder_mode` keeps from learning is kept from it still. Raises ValueError for a module that does
+        not exist, or that the saved model has no weights for.
+        """
+        if modules is not None:
+            saved = RedHeartConfig.from_pretrained(pretrained_model_name_or_path)
+            kwargs["config"] = saved.with_modules(modules)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info
         for module in model.modules():
             if isinstance(module, TextEncoder):
@@ -77,7 +113,9 @@ class RedHeartModel(RedHeartPreTrainedModel):
         self.input_projection = InputProjection(config, self.embeddings.output_size)
         self.blocks = nn.ModuleList(BLOCKS[config.block_type](config) for _ in range(config.num_hidden_layers))
         self.final_norm = FINAL_NORMS[config.block_type](config.hidden_size, eps=config.layer_norm_eps)
+        self.signal_simulator = optional(config, "signal_simulator")
         self.pooling = AttentionPooling(config)
+        self.scenario_memory = optional(config, "scenario_memory")
         self.task_projections = TaskProjections(config)
         self.task_attention = TaskAttention(config)
         self.gradient_checkpointing = False
@@ -98,7 +136,12 @@ class RedHeartModel(RedHeartPreTrainedModel):
         for block in self.blocks:
             hidden_BTD = block(hidden_BTD, mask, angles)
         hidden_BTD = self.final_norm(hidden_BTD)
-        task_BQC = self.task_attention(self.task_projections(self.pooling(hidden_BTD, attention_mask)))
+        if self.signal_simulator is not None:
+            hidden_BTD, _ = self.signal_simulator(hidden_BTD, attention_mask)
+        pooled_BQD = self.pooling(hidden_BTD, attention_mask)
+        if self.scenario_memory is not None:
+            pooled_BQD = self.scenario_memory(pooled_BQD)
+        task_BQC = self.task_attention(self.task_projections(pooled_BQD))
         return RedHeartModelOutput(last_hidden_state=hidden_BTD, task_states=task_BQC)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -109,7 +152,7 @@ class RedHeartModel(RedHeartPreTrainedModel):
 
 
 class RedHeartForMultiTask(RedHeartPreTrainedModel):
-    """The backbone and its heads: emotion, ethics, regret. SURD, analyzers, dynamics and triangle will follow here."""
+    """The backbone, its heads, and what corrects them, joins them and follows them in time."""
 
     def __init__(self, config: RedHeartConfig):
         super().__init__(config)
@@ -117,6 +160,13 @@ class RedHeartForMultiTask(RedHeartPreTrainedModel):
         self.emotion_head = RedHeartEmotionHead(config)
         self.ethics_head = RedHeartEthicsHead(config)
         self.regret_head = RedHeartRegretHead(config)
+        self.surd_head = optional(config, "surd_head")
+        self.emotion_analyzer = optional(config, "emotion_analyzer")
+        self.ethics_analyzer = optional(config, "ethics_analyzer")
+        self.regret_analyzer = optional(config, "regret_analyzer")
+        self.surd_analyzer = optional(config, "surd_analyzer")
+        self.triangle = optional(config, "triangle")
+        self.affect_filter = optional(config, "affect_filter")
         self.post_init()
 
     def forward(
@@ -126,26 +176,59 @@ class RedHeartForMultiTask(RedHeartPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         alternatives: torch.Tensor | None = None,
         chosen: torch.Tensor | None = None,
+        turns: torch.Tensor | None = None,
         labels: dict[str, torch.Tensor] | None = None,
         **kwargs,
     ) -> RedHeartOutput:
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
         backbone = self.model(input_ids, attention_mask, token_type_ids)
-        task_BC = dict(zip(TASKS, backbone.task_states.unbind(dim=1), strict=True))
-        emotion = self.emotion_head(task_BC["emotion"])
-        ethics = self.ethics_head(task_BC["ethics"])
-        regret = self.regret_head(task_BC["regret"], ethics.utility, alternatives, chosen)
+        task_BQC, hidden_BTD = backbone.task_states, backbone.last_hidden_state
+        corrections = self.analyze(task_BQC, hidden_BTD, attention_mask, alternatives)
+        emotion, ethics, regret = self.answer(task_BQC, corrections, alternatives, chosen)
+        if self.triangle is not None:
+            for _ in range(self.config.feedback_steps):
+                fed_BQC = self.triangle(task_BQC, emotion, ethics, regret)
+                emotion, ethics, regret = self.answer(fed_BQC, corrections, alternatives, chosen)
         output = RedHeartOutput(
             emotion=emotion,
             ethics=ethics,
             regret=regret,
-            last_hidden_state=backbone.last_hidden_state,
-            task_states=backbone.task_states,
+            last_hidden_state=hidden_BTD,
+            task_states=task_BQC,
         )
+        if self.surd_head is not None:
+            output.surd = self.surd_head(task_BQC[:, TASKS.index("surd")], corrections["surd"])
+        if self.affect_filter is not None:
+            state_BC = task_BQC[:, TASKS.index("emotion")]
+            output.dynamics = self.affect_filter(state_BC, emotion.vad_mean, emotion.vad_log_variance, turns)
         if labels is not None:
             sums = loss_sums(output, labels, self.config)
             counts = label_counts(labels, len(input_ids))
             output.loss, output.losses = multi_task_loss(sums, counts, {}, self.config)
         return output
+
+    def analyze(self, task_BQC, hidden_BTD, attention_mask, alternatives) -> dict[str, Any]:
+        """Task -> what its analyzer adds to its head; None where there is none."""
+        emotion_BC, ethics_BC, regret_BC, _ = task_BQC.unbind(dim=1)
+        corrections: dict[str, Any] = dict.fromkeys(TASKS)
+        if self.emotion_analyzer is not None:
+            corrections["emotion"] = self.emotion_analyzer(emotion_BC, hidden_BTD, attention_mask)
+        if self.ethics_analyzer is not None:
+            corrections["ethics"] = self.ethics_analyzer(ethics_BC, hidden_BTD, attention_mask)
+        if self.regret_analyzer is not None:
+            corrections["regret"] = self.regret_analyzer(regret_BC, hidden_BTD, attention_mask, alternatives)
+        if self.surd_analyzer is not None:
+            corrections["surd"] = self.surd_analyzer(task_BQC)
+        return corrections
+
+    def answer(self, task_BQC, corrections, alternatives, chosen):
+        """What the three heads say of these task vectors."""
+        emotion_BC, ethics_BC, regret_BC, _ = task_BQC.unbind(dim=1)
+        emotion = self.emotion_head(emotion_BC, corrections["emotion"])
+        ethics = self.ethics_head(ethics_BC, corrections["ethics"])
+        regret = self.regret_head(regret_BC, ethics.utility, alternatives, chosen, corrections["regret"])
+        return emotion, ethics, regret
 
     @classmethod
     def from_text_encoder(cls, folder: str, config: RedHeartConfig) -> "RedHeartForMultiTask":

@@ -75,14 +75,33 @@ class RegretOutput(ModelOutput):
 
 
 @dataclass
+class SurdOutput(ModelOutput):
+    """Of the SURD head. `term_logits` (B, 12); `terms` (B, 12), their softmax, in the order of `labels.SURD_TERMS`."""
+
+    term_logits: torch.Tensor = None
+    terms: torch.Tensor = None
+
+
+@dataclass
+class DynamicsOutput(ModelOutput):
+    """VAD of every sequence given all turns of its dialogue so far: `vad_mean` and `vad_log_variance` (B, 3), natural
+    log. A sequence that is in no dialogue is one of a single turn."""
+
+    vad_mean: torch.Tensor = None
+    vad_log_variance: torch.Tensor = None
+
+
+@dataclass
 class RedHeartOutput(ModelOutput):
-    """Of the whole model. `loss` () and `losses` (term -> ()) when labels were given; one output per head;
-    `last_hidden_state` (B, T, D) and `task_states` (B, Q, C) of the backbone."""
+    """Of the whole model. `loss` () and `losses` (term -> ()) when labels were given; one output per head, `surd` and
+    `dynamics` where the model has them; `last_hidden_state` (B, T, D) and `task_states` (B, Q, C) of the backbone."""
 
     loss: torch.Tensor = None
     losses: dict[str, torch.Tensor] | None = None
     emotion: EmotionOutput = None
     ethics: EthicsOutput = None
     regret: RegretOutput = None
+    surd: SurdOutput = None
+    dynamics: DynamicsOutput = None
     last_hidden_state: torch.Tensor = None
     task_states: torch.Tensor = None

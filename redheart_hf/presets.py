@@ -37,6 +37,22 @@ TINY = {
     "ethics_expert_sizes": [128],
     "regret_trunk_sizes": [192],
     "regret_view_sizes": [128],
+    "surd_trunk_sizes": [192],
+    "surd_term_sizes": [128],
+    "analyzer_size": 96,
+    "num_analyzer_heads": 4,
+    "num_emotion_analyzer_layers": 1,
+    "emotion_analyzer_intermediate_size": 192,
+    "num_ethics_analyzer_layers": 1,
+    "ethics_analyzer_intermediate_size": 192,
+    "num_regret_analyzer_layers": 1,
+    "regret_analyzer_intermediate_size": 192,
+    "num_surd_analyzer_layers": 1,
+    "surd_analyzer_intermediate_size": 192,
+    "num_filters": 64,
+    "filter_mixer_size": 96,
+    "affect_observer_sizes": [128],
+    "memory_slots": 256,
 }
 
 # The stable kind of SPEC A2: Post-LN, SwiGLU, He initialisation, little dropout.

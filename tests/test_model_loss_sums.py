@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from preprocessing.encode import encode
 from redheart_hf import RedHeartForMultiTask, preset_config
+from redheart_hf.labels import SURD_TERMS
 from redheart_hf.losses import (
     LABEL_OF_TERM,
     ROUTER_TERM,
@@ -33,6 +34,10 @@ def batch(tokenizer, scenarios, tmp_path_factory):
     chosen = [scenarios[0], scenarios[1], scenarios[-1]]
     rows = encode(chosen, tokenizer, max_length=56, cache_dir=tmp_path_factory.mktemp("encoded"))
     collated = Collator(tokenizer)(list(rows))
+    # The loop, not the data, says what SURD's terms are: here those of XOR, all of them synergy of two agents.
+    terms = torch.zeros(len(collated["input_ids"]), len(SURD_TERMS))
+    terms[:, SURD_TERMS.index("S12")] = 1.0
+    collated["labels"]["surd_terms"] = terms
     return {key: value for key, value in collated.items() if key not in ("ids", "first_row")}
 
 
@@ -56,7 +61,7 @@ def gradients(model, batch, labels) -> tuple[torch.Tensor, dict[str, torch.Tenso
 def test_every_term_names_its_label_and_task(batch):
     assert set(TERMS) == set(TASK_OF_TERM)
     assert set(LABEL_OF_TERM.values()) == set(batch["labels"])
-    assert set(TASK_OF_TERM.values()) == {"emotion", "ethics", "regret"}
+    assert set(TASK_OF_TERM.values()) == {"emotion", "ethics", "regret", "surd"}
 
 
 @pytest.mark.parametrize("missing", sorted(set(LABEL_OF_TERM.values()) - {"preference"}))

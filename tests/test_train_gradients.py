@@ -22,7 +22,6 @@ from transformers import AutoTokenizer
 from preprocessing.readers import parse_source, read
 from preprocessing.records import Action, Record
 from redheart_hf.labels import FINE_EMOTIONS, KOREAN_EMOTIONS
-from redheart_hf.losses import LABEL_OF_TERM
 from training.loop import TrainLoop
 
 NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
@@ -111,7 +110,7 @@ def distance(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) 
 
 def test_four_micro_batches_give_the_gradient_of_one(tokenizer, tmp_path: Path):
     whole = gradient_of_step(tokenizer, tmp_path / "whole", [list(range(32))])
-    assert all(whole.counts[term] > 0 for term in LABEL_OF_TERM), "every term must have a label somewhere"
+    assert all(count > 0 for count in whole.counts.values()), "every term must have a label somewhere"
     assert all(float(gradient.norm()) > 0 for name, gradient in whole.gradients.items() if "pooling" in name)
     parts = gradient_of_step(
         tokenizer, tmp_path / "parts", [list(range(start, start + 8)) for start in (0, 8, 16, 24)]

@@ -54,6 +54,7 @@ SIZES: dict[str, Any] = {
     "regret_trunk_sizes": [32],
     "regret_view_sizes": [16],
     "max_length": 96,
+    "modules": [],
 }
 
 

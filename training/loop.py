@@ -24,7 +24,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from redheart_hf import RedHeartForMultiTask
-from redheart_hf.losses import TERMS, label_counts, loss_sums, multi_task_loss
+from redheart_hf.losses import label_counts, loss_sums, multi_task_loss, terms_of
 from redheart_hf.outputs import RedHeartOutput
 from training.batch_plan import BatchPlan
 from training.collator import MODEL_INPUTS, Batch, Collator, ids_of, to_device
@@ -66,7 +66,7 @@ class TrainLoop:
             accelerator.num_processes,
         )
         self.total_steps = config.max_steps or self.plan.first_step(config.epochs)
-        self.bare_model = model
+        self.bare_model, self.terms = model, terms_of(model.config)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, config))
@@ -181,16 +181,16 @@ class TrainLoop:
     def count_labels(self, group: list[Batch]) -> dict[str, float]:
         """Labels per term in the whole group, over all processes: known before the first forward."""
         of_batches = [label_counts(batch["labels"], len(batch["input_ids"])) for batch in group]
-        local = torch.tensor([sum(counts[term] for counts in of_batches) for term in TERMS], dtype=torch.float64)
+        local = torch.tensor([sum(counts[term] for counts in of_batches) for term in self.terms], dtype=torch.float64)
         reduced = self.accelerator.reduce(local.to(self.accelerator.device), reduction="sum")
-        return dict(zip(TERMS, reduced.tolist(), strict=True))
+        return dict(zip(self.terms, reduced.tolist(), strict=True))
 
     def global_sums(self, totals, counts) -> dict[str, float]:
         """Each labelled term's sum of losses over the whole group and all processes."""
         zero = torch.zeros((), device=self.accelerator.device)
-        stacked = torch.stack([totals.get(term, zero).float() for term in TERMS])
+        stacked = torch.stack([totals.get(term, zero).float() for term in self.terms])
         summed = self.accelerator.reduce(stacked, reduction="sum").tolist()
-        return {term: value for term, value in zip(TERMS, summed, strict=True) if counts[term]}
+        return {term: value for term, value in zip(self.terms, summed, strict=True) if counts[term]}
 
     def clip_gradients(self, group: list[Batch]) -> torch.Tensor:
         """The gradient's norm before cutting to `max_grad_norm`; not finite raises, but in fp16 the scaler decides."""

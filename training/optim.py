@@ -56,10 +56,10 @@ class TermWeights:
     `uncertainty` (Kendall et al. 2018, arXiv 1705.07115): term t weighs exp(-s_t), and s_t descends on
     exp(-s_t) L_t + s_t, whose gradient 1 - exp(-s_t) L_t needs only the loss of the whole step. It is therefore taken
     here, outside of autograd, from losses summed over all micro-batches and processes. A term without labels keeps
-    s_t; so does `vad`, a likelihood that already weighs itself by its own variance, and the router's, no task.
+    s_t; so do `vad` and `turn_vad`, likelihoods that weigh themselves by their variance, and the router's, no task.
     """
 
-    learns = frozenset(TERMS) - {"vad", ROUTER_TERM}
+    learns = frozenset(TERMS) - {"vad", "turn_vad", ROUTER_TERM}
 
     rate = 0.01  # one step moves s by at most this
     bounds = (-4.0, 4.0)  # no term counts for more than e^4 of another's share, nor vanishes

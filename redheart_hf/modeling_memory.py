@@ -1,0 +1,56 @@
+"""The scenario memory: slots of scenarios seen in training, which a text's pooled vectors look up.
+
+In    pooled_BQD, one vector a task.
+Out   the same, each with what its nearest slots hold added, through a gate that is zero at initialisation.
+Run   through `RedHeartForMultiTask`; `fill` puts training scenarios in.
+
+Letters: B sequences, Q tasks, D hidden size, M slots.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import initialization as init
+
+from .configuration_redheart import RedHeartConfig
+
+
+class ScenarioMemory(nn.Module):
+    """M pairs of key and value, read by attention; they learn like any weight and can be filled and pruned."""
+
+    def __init__(self, config: RedHeartConfig):
+        super().__init__()
+        size = config.hidden_size
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.keys = nn.Parameter(torch.empty(config.memory_slots, size))
+        self.values = nn.Parameter(torch.empty(config.memory_slots, size))
+        self.gate = nn.Parameter(torch.empty(size))
+
+    def init_own_weights(self, deviation: float) -> None:
+        init.normal_(self.keys, std=deviation)
+        init.normal_(self.values, std=deviation)
+        init.zeros_(self.gate)
+
+    def attention(self, states: torch.Tensor) -> torch.Tensor:
+        """Weights (..., M) of the slots for each state; cosine similarity, so that a slot's length does not matter."""
+        similarity = F.normalize(self.norm(states), dim=-1) @ F.normalize(self.keys, dim=-1).T
+        return (similarity.float() * similarity.shape[-1] ** 0.5).softmax(dim=-1)
+
+    def forward(self, pooled_BQD: torch.Tensor) -> torch.Tensor:
+        weights = self.attention(pooled_BQD).to(pooled_BQD.dtype)
+        return pooled_BQD + self.gate * (weights @ self.values)
+
+    @torch.no_grad()
+    def fill(self, states_ND: torch.Tensor, slots: torch.Tensor | None = None) -> None:
+        """Write states into `slots`, the first N by default, as key and value. Raises ValueError for too many."""
+        if slots is None:
+            slots = torch.arange(len(states_ND), device=self.keys.device)
+        if len(states_ND) > len(self.keys) or len(slots) != len(states_ND):
+            raise ValueError(f"{len(states_ND)} states do not fit {len(slots)} slots of a memory of {len(self.keys)}")
+        self.keys[slots] = self.norm(states_ND)
+        self.values[slots] = states_ND
+
+    @torch.no_grad()
+    def least_used(self, states_ND: torch.Tensor, count: int) -> torch.Tensor:
+        """The `count` slots that these states look at least: what may be pruned."""
+        return self.attention(states_ND).mean(dim=0).topk(count, largest=False).indices

@@ -1,0 +1,299 @@
+"""The modules beside backbone and heads: each starts without effect, can be left out, and does what its name says.
+
+In    redheart-tiny and the shipped scenarios.
+Out   outputs compared bit by bit, with loops written out, and with formulas.
+Run   `pytest tests/test_model_modules.py`
+"""
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+
+from preprocessing.encode import encode
+from redheart_hf import RedHeartForMultiTask, preset_config
+from redheart_hf.labels import MODULES, SURD_TERMS
+from redheart_hf.modeling_analyzers import rivals_of
+from redheart_hf.modeling_dynamics import AffectFilter, SignalSimulator
+from redheart_hf.modeling_memory import ScenarioMemory
+from training.collator import MODEL_INPUTS, Collator
+
+# The affect filter answers for itself: beside it, nothing may change.
+WITHOUT_EFFECT = ("surd_head", *(name for name in MODULES if name != "surd_head"))
+
+
+def config_of(**changes):
+    return preset_config("redheart-tiny", **({"vocab_size": 4096, "hidden_dropout": 0.0} | changes))
+
+
+@pytest.fixture(scope="module")
+def batch(scenarios, tokenizer, tmp_path_factory):
+    rows = encode(scenarios[:4], tokenizer, max_length=48, cache_dir=tmp_path_factory.mktemp("encoded"))
+    return Collator(tokenizer)(list(rows))
+
+
+def inputs_of(batch):
+    return {name: batch[name] for name in MODEL_INPUTS if name in batch}
+
+
+def perturbed(model: torch.nn.Module) -> torch.nn.Module:
+    """As after training: nothing is exactly zero any more."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def parts_of(output) -> dict[str, torch.Tensor]:
+    parts = {"task_states": output.task_states}
+    for name in ("emotion", "ethics", "regret"):
+        parts |= {f"{name}.{key}": value for key, value in getattr(output, name).items()}
+    return parts
+
+
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+def test_a_new_module_changes_nothing_and_a_trained_one_does(name, batch):
+    torch.manual_seed(0)
+    needed = ["surd_head", name] if name == "surd_analyzer" else [name]
+    model = RedHeartForMultiTask(config_of(modules=needed)).eval()
+    without = RedHeartForMultiTask(config_of(modules=[part for part in needed if part != name])).eval()
+    missing, unexpected = without.load_state_dict(model.state_dict(), strict=False)
+    assert missing == []
+    assert {key.removeprefix("model.").split(".")[0] for key in unexpected} == {name}
+    with torch.no_grad():
+        expected, found = without(**inputs_of(batch)), model(**inputs_of(batch))
+        for key, value in parts_of(expected).items():
+            assert torch.equal(parts_of(found)[key], value), key
+        if name == "surd_analyzer":
+            assert torch.equal(found.surd.terms, expected.surd.terms)
+        found = perturbed(model)(**inputs_of(batch))
+        without.load_state_dict(model.state_dict(), strict=False)
+        expected = without(**inputs_of(batch))
+    if name in ("surd_head", "affect_filter"):  # their answers are their own, and nothing hangs on them
+        assert all(torch.equal(parts_of(found)[key], value) for key, value in parts_of(expected).items())
+        assert (expected.surd, expected.dynamics) == (None, None)
+    elif name == "surd_analyzer":
+        assert not torch.equal(found.surd.terms, expected.surd.terms)
+    else:
+        assert any(not torch.equal(parts_of(found)[key], value) for key, value in parts_of(expected).items())
+
+
+def test_zero_rounds_of_the_triangle_are_none_and_more_rounds_are_more(batch):
+    torch.manual_seed(0)
+    model = perturbed(RedHeartForMultiTask(config_of(modules=["triangle"]))).eval()
+    plain = RedHeartForMultiTask(config_of(modules=[])).eval()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    said = {}
+    with torch.no_grad():
+        for rounds in (0, 1, 2):
+            model.config.feedback_steps = rounds
+            said[rounds] = parts_of(model(**inputs_of(batch)))
+        expected = parts_of(plain(**inputs_of(batch)))
+    assert all(torch.equal(said[0][key], value) for key, value in expected.items())
+    for key in ("emotion.vad_mean", "ethics.utility", "regret.utility_views"):
+        assert not torch.equal(said[1][key], said[0][key])
+        assert not torch.equal(said[2][key], said[1][key])
+
+
+def test_every_weight_learns_within_two_labelled_steps(batch):
+    """No filler: but for experts that none of these texts is sent to, all weights get a gradient."""
+    torch.manual_seed(0)
+    model = RedHeartForMultiTask(config_of()).train()
+    labels = {name: torch.nan_to_num(value, 0.3) for name, value in batch["labels"].items() if name != "preference"}
+    rows = len(batch["input_ids"])
+    labels |= {"surd_terms": torch.full((rows, len(SURD_TERMS)), 1 / len(SURD_TERMS))}
+    labels |= {"fine_emotions": torch.full((rows, 28), 0.1), "korean_emotions": torch.full((rows, 44), 0.1)}
+    labels["preference"] = torch.tensor([[0, 1]])
+    labels["surd_terms"][:, 0] = 0.5
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    moved = set()
+    for _ in range(2):
+        model.zero_grad()
+        model(**inputs_of(batch), labels=labels).loss.backward()
+        moved |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        optimizer.step()
+    still = {name for name, _ in model.named_parameters()} - moved
+    assert {name for name in still if "mixture.experts" not in name} == set()
+
+
+# ---------------------------------------------------------------- the signal simulator
+
+
+def simulator() -> SignalSimulator:
+    torch.manual_seed(0)
+    model = RedHeartForMultiTask(config_of(hidden_size=32, num_filters=16, modules=["signal_simulator"]))
+    return perturbed(model.model.signal_simulator).eval()
+
+
+def embedded(batch, size: int) -> torch.Tensor:
+    """Real token ids as vectors, by a fixed table."""
+    table = torch.randn(4096, size, generator=torch.Generator().manual_seed(2))
+    return table[batch["input_ids"] % 4096]
+
+
+def test_filters_agree_with_their_recurrence_written_out(batch):
+    bank, hidden = simulator().double(), embedded(batch, 32)[:2].double()
+    mask = batch["attention_mask"][:2]
+    with torch.no_grad():
+        driven = bank.in_proj(bank.norm(hidden)).numpy()
+        driven = driven[..., 0::2] + 1j * driven[..., 1::2]
+        decay = np.exp(bank.log_decay.numpy())
+        pole = np.exp(-decay + 1j * bank.angle.numpy())
+        state = np.zeros_like(driven[:, 0])
+        states = []
+        for step in range(driven.shape[1]):
+            state = pole * state + np.sqrt(1 - np.exp(-2 * decay)) * driven[:, step]
+            states.append(state)
+        _, found = bank(hidden, mask)
+    last = mask.sum(dim=1).tolist()
+    expected = np.stack([states[last[row] - 1][row] for row in range(2)])
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+def test_a_text_in_pieces_gives_the_numbers_of_the_whole(batch):
+    bank, hidden = simulator(), embedded(batch, 32)
+    ones = torch.ones(hidden.shape[:2])
+    with torch.no_grad():
+        whole, end = bank(hidden, ones)
+        state, pieces = None, []
+        for start in (0, 1, 7, 20):
+            stop = {0: 1, 1: 7, 7: 20, 20: hidden.shape[1]}[start]
+            piece, state = bank(hidden[:, start:stop], ones[:, start:stop], state)
+            pieces.append(piece)
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(state, end, atol=1e-5, rtol=1e-5)
+
+
+def test_a_filter_hears_nothing_of_what_comes_later(batch):
+    bank, hidden = simulator(), embedded(batch, 32)
+    ones = torch.ones(hidden.shape[:2])
+    later = hidden.clone()
+    later[:, 10:] = later[:, 10:].flip(1)
+    with torch.no_grad():
+        torch.testing.assert_close(bank(later, ones)[0][:, :10], bank(hidden, ones)[0][:, :10], atol=1e-5, rtol=0)
+        assert not torch.allclose(bank(later, ones)[0][:, 10:], bank(hidden, ones)[0][:, 10:], atol=1e-3)
+
+
+# ---------------------------------------------------------------- the affect filter
+
+
+def affect_filter() -> AffectFilter:
+    torch.manual_seed(0)
+    return perturbed(RedHeartForMultiTask(config_of(modules=["affect_filter"])).affect_filter).eval()
+
+
+def test_a_single_turn_is_weighed_against_the_home_base():
+    module = affect_filter()
+    task = torch.linspace(-1, 1, 2 * 96).reshape(2, 96)
+    mean, log_variance = torch.tensor([[0.4, -0.2, 0.1], [0.9, 0.0, -0.5]]), torch.full((2, 3), -2.0)
+    with torch.no_grad():
+        moved, doubt = module.observer(task).chunk(2, dim=-1)
+        found = module(task, mean, log_variance)
+        stationary = module.log_variability.exp() ** 2 / (2 * module.log_return_rate.exp())
+        precision = torch.exp(-(log_variance + doubt)) + 1 / stationary
+        expected = ((mean + moved) * torch.exp(-(log_variance + doubt)) + module.home_base / stationary) / precision
+    torch.testing.assert_close(found.vad_mean, expected)
+    torch.testing.assert_close(found.vad_log_variance, -precision.log())
+
+
+def test_turns_of_a_dialogue_are_followed_and_the_rest_stands_alone():
+    module = affect_filter()
+    task = torch.linspace(-1, 1, 5 * 96).reshape(5, 96)
+    mean, log_variance = torch.linspace(-0.8, 0.8, 15).reshape(5, 3), torch.full((5, 3), -1.0)
+    turns = torch.tensor([[3, 0, 4], [1, -1, -1]])
+    with torch.no_grad():
+        alone = module(task, mean, log_variance)
+        found = module(task, mean, log_variance, turns)
+        moved, doubt = module.observer(task).chunk(2, dim=-1)
+        rate, base, spread = module.log_return_rate.exp(), module.home_base, module.log_variability.exp()
+        stationary = spread**2 / (2 * rate)
+        believed, variance = base, stationary
+        for step, row in enumerate((3, 0, 4)):
+            if step:
+                believed = base + (believed - base) * torch.exp(-rate)
+                variance = variance * torch.exp(-2 * rate) + stationary * (1 - torch.exp(-2 * rate))
+            noise = torch.exp(log_variance[row] + doubt[row])
+            gain = variance / (variance + noise)
+            believed, variance = believed + gain * (mean[row] + moved[row] - believed), (1 - gain) * variance
+            torch.testing.assert_close(found.vad_mean[row], believed)
+            torch.testing.assert_close(found.vad_log_variance[row], variance.log())
+    assert torch.equal(found.vad_mean[[1, 2]], alone.vad_mean[[1, 2]])
+
+
+# ---------------------------------------------------------------- rivals and memory
+
+
+def test_rivals_are_the_other_actions_of_the_same_choice():
+    found = rivals_of(torch.tensor([[1, 2, 3], [5, 4, -1]]), num_rows=7)
+    sets = [sorted(row[row >= 0].tolist()) for row in found]
+    assert sets == [[], [2, 3], [1, 3], [1, 2], [5], [4], []]
+
+
+def test_an_action_is_judged_beside_its_rivals_in_whatever_order_they_come(batch):
+    torch.manual_seed(0)
+    model = perturbed(RedHeartForMultiTask(config_of(modules=["regret_analyzer"]))).eval()
+    inputs = inputs_of(batch)
+    assert (inputs["alternatives"] >= 0).sum(dim=1).min() >= 2
+    turned = inputs | {"alternatives": inputs["alternatives"].flip(1)}
+    turned["chosen"] = inputs["alternatives"].shape[1] - 1 - inputs["chosen"]
+    with torch.no_grad():
+        first, second = model(**inputs).regret, model(**turned).regret
+        alone = model(**{name: inputs[name] for name in ("input_ids", "attention_mask")}).regret
+    torch.testing.assert_close(second.utility_views, first.utility_views)
+    rows = inputs["alternatives"][inputs["alternatives"] >= 0]
+    assert not torch.allclose(alone.utility_views[rows], first.utility_views[rows], atol=1e-6)
+    others = [row for row in range(len(inputs["input_ids"])) if row not in rows.tolist()]
+    torch.testing.assert_close(alone.text_regret[others], first.text_regret[others])
+
+
+def test_memory_finds_the_scenario_it_was_filled_with(batch):
+    torch.manual_seed(0)
+    model = RedHeartForMultiTask(config_of(modules=["scenario_memory"])).eval()
+    memory: ScenarioMemory = model.model.scenario_memory
+    with torch.no_grad():
+        hidden = model.model(**{name: batch[name] for name in ("input_ids", "attention_mask")}).last_hidden_state
+        states = hidden.mean(dim=1)
+        memory.fill(states)
+        weights = memory.attention(states)
+    assert weights.argmax(dim=1).tolist() == list(range(len(states)))
+    assert set(memory.least_used(states, 10).tolist()).isdisjoint(range(len(states)))
+    with pytest.raises(ValueError, match=r"300 states do not fit .* 256"):
+        memory.fill(torch.zeros(300, 128))
+
+
+# ---------------------------------------------------------------- loading some of them
+
+
+def test_modules_are_chosen_when_loading(batch, tmp_path):
+    torch.manual_seed(0)
+    model = perturbed(RedHeartForMultiTask(config_of(modules=["surd_head", "emotion_analyzer", "triangle"]))).eval()
+    model.save_pretrained(tmp_path)
+    inference = RedHeartForMultiTask.from_pretrained(tmp_path, modules="inference")
+    assert inference.config.modules == ["emotion_analyzer", "triangle"]
+    plain = RedHeartForMultiTask.from_pretrained(tmp_path, modules=[])
+    with torch.no_grad():
+        expected, found = parts_of(model(**inputs_of(batch))), parts_of(inference(**inputs_of(batch)))
+        dropped = parts_of(plain(**inputs_of(batch)))
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value)
+    assert not torch.equal(dropped["emotion.basic_logits"], expected["emotion.basic_logits"])
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        (["emotion_analyser"], "no module is called emotion_analyser; known: surd_head"),
+        (["regret_analyzer"], "the saved model has no regret_analyzer; it has: surd_head"),
+        ("inferring", "no mode is called 'inferring'; known: training"),
+    ],
+)
+def test_a_module_that_is_not_there_is_refused(modules, message, tmp_path):
+    RedHeartForMultiTask(config_of(modules=["surd_head"])).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        RedHeartForMultiTask.from_pretrained(tmp_path, modules=modules)
+
+
+def test_an_analyzer_of_what_is_not_there_is_refused():
+    with pytest.raises(StrictDataclassClassValidationError, match="surd_analyzer corrects the surd_head"):
+        config_of(modules=["surd_analyzer"])
