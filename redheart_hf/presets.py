@@ -16,59 +16,7 @@ from typing import Any
 import torch
 
 from .configuration_redheart import RedHeartConfig
-
-TINY = {
-    "vocab_size": 4096,
-    "hidden_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 512,
-    "task_size": 96,
-    "task_projection_size": 112,
-    "task_specialization_size": 80,
-    "task_attention_size": 80,
-    "num_task_attention_heads": 4,
-    "emotion_trunk_sizes": [192],
-    "moe_intermediate_size": 64,
-    "emotion_level_size": 128,
-    "emotion_culture_size": 96,
-    "emotion_attention_size": 96,
-    "ethics_trunk_sizes": [192],
-    "ethics_expert_sizes": [128],
-    "regret_trunk_sizes": [192],
-    "regret_view_sizes": [128],
-    "surd_trunk_sizes": [192],
-    "surd_term_sizes": [128],
-    "analyzer_size": 96,
-    "num_analyzer_heads": 4,
-    "num_emotion_analyzer_layers": 1,
-    "emotion_analyzer_intermediate_size": 192,
-    "num_ethics_analyzer_layers": 1,
-    "ethics_analyzer_intermediate_size": 192,
-    "num_regret_analyzer_layers": 1,
-    "regret_analyzer_intermediate_size": 192,
-    "num_surd_analyzer_layers": 1,
-    "surd_analyzer_intermediate_size": 192,
-    "num_filters": 64,
-    "filter_mixer_size": 96,
-    "affect_observer_sizes": [128],
-    "memory_slots": 256,
-}
-
-# The stable kind of SPEC A2: Post-LN, SwiGLU, He initialisation, little dropout.
-STABLE = {
-    "block_type": "post_ln_swiglu",
-    "initialization": "he",
-    "hidden_dropout": 0.02,
-    "attention_dropout": 0.02,
-    "layer_norm_eps": 1e-6,
-}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "redheart-tiny": TINY,
-    "redheart-tiny-stable": TINY | STABLE,
-    "redheart-330m": {},  # the defaults of RedHeartConfig
-}
+from .preset_sizes import PRESETS
 
 
 def preset_config(name: str, **changes: Any) -> RedHeartConfig:

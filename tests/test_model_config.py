@@ -131,6 +131,53 @@ def test_backbone_of_the_330m_preset_weighs_what_was_designed(module, millions):
     assert count / 1e6 == pytest.approx(millions, rel=0.03)
 
 
+MILLIONS_IN_NAME = {"200m": 200, "320m": 320, "330m": 330, "730m": 730, "800m": 800, "1.3b": 1300, "4.3b": 4300}
+# Layers, and millions of parameters in all of them, of the systems that state a backbone.
+BLOCKS = {
+    "redheart-730m": (18, 354.2),
+    "redheart-800m": (24, 302.3),
+    "redheart-4.3b": (32, 3356.8),
+    "redheart-6.8b": (60, 6797.2),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if "tiny" not in name])
+def test_presets_weigh_what_their_names_say(name):
+    row = describe(name)
+    if name == "redheart-6.8b":
+        assert row["total"] == pytest.approx(6_828_991_488, rel=0.005)
+        assert sum(count for module, count in row["modules"].items() if module.endswith("_head")) <= 32e6
+    else:
+        assert row["total"] / 1e6 == pytest.approx(MILLIONS_IN_NAME[name.split("-")[-1]], rel=0.02)
+    if name in BLOCKS:
+        layers, millions = BLOCKS[name]
+        assert row["dimensions"]["num_hidden_layers"] == layers
+        assert row["modules"]["model.blocks"] / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_forty_percent_of_the_200ms_layers_are_a_whole_number():
+    assert preset_config("redheart-200m").num_hidden_layers % 5 == 0
+
+
+def test_the_330m_tree_weighs_what_was_designed():
+    modules = describe("redheart-330m")["modules"]
+    designed = {"surd_head": 16, "emotion_head": 22, "ethics_head": 20, "regret_head": 22}
+    designed |= {"emotion_analyzer": 50, "ethics_analyzer": 45, "regret_analyzer": 50, "surd_analyzer": 25}
+    designed |= {"model.signal_simulator": 10, "affect_filter": 5, "model.scenario_memory": 15}
+    for module, millions in designed.items():
+        assert modules[module] / 1e6 == pytest.approx(millions, rel=0.03), module
+
+
+def test_the_1_3b_is_the_330m_with_every_width_doubled():
+    small, grown = preset_config("redheart-330m").to_dict(), preset_config("redheart-1.3b").to_dict()
+    kept = {"vocab_size", "type_vocab_size", "max_length", "lora_rank"}
+    for name, value in small.items():
+        if name.endswith(("_size", "_sizes", "_heads", "num_filters")) and name not in kept:
+            assert grown[name] == ([2 * one for one in value] if isinstance(value, list) else 2 * value), name
+        else:
+            assert grown[name] == value, name
+
+
 def test_rows_add_up_to_the_model():
     row = describe("redheart-330m")
     assert row["total"] == sum(row["modules"].values())
