@@ -21,7 +21,8 @@ from tiny_run import ROOT, build_loop, tiny_config
 
 from preprocessing.errors import UserError
 from training.checkpoint import verify
-from training.loop import MAX_SKIPPED_IN_A_ROW, NonFiniteError, TrainLoop
+from training.loop import MAX_SKIPPED_IN_A_ROW, TrainLoop
+from training.nonfinite import NonFiniteError
 from training.train import build_accelerator
 
 

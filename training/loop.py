@@ -17,9 +17,10 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
@@ -27,17 +28,15 @@ from redheart_hf import RedHeartForMultiTask
 from redheart_hf.losses import label_counts, loss_sums, multi_task_loss, terms_of
 from redheart_hf.outputs import RedHeartOutput
 from training.batch_plan import BatchPlan
-from training.collator import MODEL_INPUTS, Batch, Collator, ids_of, to_device
+from training.collator import MODEL_INPUTS, Batch, Collator, to_device
 from training.config import TrainConfig
+from training.nonfinite import broken_gradients, broken_loss, broken_scale
 from training.optim import TermWeights, build_optimizer, learning_rate_at
 from training.run_log import LossMeans, RunLog
 from training.run_state import save_run
+from training.surd_targets import SurdTargets, agents_of, outcomes_of
 
 MAX_SKIPPED_IN_A_ROW = 10
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or a gradient became NaN or infinite; raised before the optimizer moved."""
 
 
 class TrainLoop:
@@ -71,6 +70,7 @@ class TrainLoop:
             model.gradient_checkpointing_enable()
         self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, config))
         self.term_weights, self.loss_means = TermWeights(config), LossMeans()
+        self.surd_targets = SurdTargets() if "surd_head" in model.config.modules else None
         self.step, self.skipped_steps, self.skipped_in_a_row, self.metrics_bytes = 0, 0, 0, 0
 
     # ---------------------------------------------------------------- the way of a step
@@ -101,8 +101,12 @@ class TrainLoop:
 
     def take_step(self, group: list[Batch]) -> tuple[dict[str, float], dict[str, Any]]:
         """One optimizer step over the micro-batches of `group`: the gradient of one large batch."""
+        if self.surd_targets is not None:
+            for batch in group:
+                batch["labels"]["surd_terms"] = self.surd_targets.label(batch["labels"])
         counts = self.count_labels(group)
         totals: dict[str, torch.Tensor] = {}
+        predictions: list[tuple[torch.Tensor, torch.Tensor]] = []
         load = torch.zeros(self.bare_model.config.num_experts, device=self.accelerator.device)
         for index, batch in enumerate(group):
             last = index == len(group) - 1
@@ -111,7 +115,12 @@ class TrainLoop:
                 sums = self.compute(outputs, batch, counts)
             totals = {term: totals.get(term, 0.0) + value for term, value in sums.items()}
             load = load + outputs.emotion.router_load
-        return self.update(totals, counts, load, group)
+            if self.surd_targets is not None:
+                predictions.append((agents_of(outputs), outcomes_of(batch["labels"])))
+        losses, numbers = self.update(totals, counts, load, group)
+        if self.surd_targets is not None:
+            numbers["surd"] = self.surd_targets.follow(self.step + 1, self.everyones(predictions))
+        return losses, numbers
 
     def forward(self, batch: Batch) -> RedHeartOutput:
         return self.model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
@@ -131,7 +140,7 @@ class TrainLoop:
         sums = self.global_sums(totals, counts)
         losses = {term: value / counts[term] for term, value in sums.items()}
         if broken := {term: loss for term, loss in losses.items() if not math.isfinite(loss)}:
-            raise NonFiniteError(f"step {self.step}: loss of {broken} is not finite; {ids_of(group)}")
+            raise broken_loss(self.step, broken, group)
         norm = self.clip_gradients(group)
         factors, total = self.term_weights.factors(), self.objective(losses)
         learning_rate = self.set_learning_rates()
@@ -192,6 +201,12 @@ class TrainLoop:
         summed = self.accelerator.reduce(stacked, reduction="sum").tolist()
         return {term: value for term, value in zip(self.terms, summed, strict=True) if counts[term]}
 
+    def everyones(self, predictions: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[np.ndarray, np.ndarray]:
+        """Agents (n, 3) and outcomes (n,) of the group's micro-batches, of all processes in order."""
+        agents, outcomes = (torch.cat(parts).cpu().numpy() for parts in zip(*predictions, strict=True))
+        gathered = gather_object([(agents, outcomes)])
+        return np.concatenate([part for part, _ in gathered]), np.concatenate([part for _, part in gathered])
+
     def clip_gradients(self, group: list[Batch]) -> torch.Tensor:
         """The gradient's norm before cutting to `max_grad_norm`; not finite raises, but in fp16 the scaler decides."""
         self.accelerator.unscale_gradients()
@@ -199,7 +214,7 @@ class TrainLoop:
         norm = torch.nn.utils.get_total_norm(gradients)
         # Looked at before cutting: to cut by NaN makes every gradient NaN and hides where it came from.
         if not torch.isfinite(norm) and self.accelerator.scaler is None:
-            raise NonFiniteError(self.describe_gradients(group))
+            raise broken_gradients(self.step, self.bare_model, group)
         torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.max_grad_norm, norm)
         return norm
 
@@ -227,18 +242,6 @@ class TrainLoop:
         weighted, _ = multi_task_loss(tensors, ones, self.term_weights.factors(), self.bare_model.config)
         return float(weighted) + self.term_weights.cost(losses)
 
-    def describe_gradients(self, group: list[Batch]) -> str:
-        broken = [
-            name
-            for name, parameter in self.bare_model.named_parameters()
-            if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
-        ]
-        tasks = sorted({name.split(".")[0] for name in broken})
-        return (
-            f"step {self.step}: {len(broken)} gradients of {tasks} are not finite, the first is {broken[:1]}; "
-            f"{ids_of(group)}"
-        )
-
     def count_skipped_step(self, group: list[Batch], skipped: bool) -> None:
         """fp16 only: the scaler leaves out a step whose scaled gradients overflow, and halves its scale."""
         if not skipped:
@@ -247,7 +250,4 @@ class TrainLoop:
         self.skipped_steps += 1
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise NonFiniteError(
-                f"step {self.step}: the loss scaler has skipped {self.skipped_in_a_row} steps in a row, at scale "
-                f"{self.accelerator.scaler.get_scale()}; use --mixed_precision bf16 or no; {ids_of(group)}"
-            )
+            raise broken_scale(self.step, self.skipped_in_a_row, self.accelerator.scaler.get_scale(), group)

@@ -1,0 +1,91 @@
+"""What the SURD head learns from: human judgements met with the model's own predictions, over thousands of them.
+
+In    gates with a known decomposition; the shipped scenarios and a tiny model that trains on them.
+Out   targets compared with what the gate's decomposition must be; a resumed run compared byte by byte.
+Run   `pytest tests/test_train_surd.py`
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_run import ROOT, build_loop, tiny_config
+
+from preprocessing.readers import parse_source, read
+from redheart_hf.labels import SURD_TERMS
+from training import surd_targets
+from training.run_state import load_run
+from training.surd_targets import LEAST, SurdTargets, outcomes_of
+
+NAN = float("nan")
+SIZES = {"modules": ["surd_head"], "surd_trunk_sizes": [16], "surd_term_sizes": [16]}
+
+
+def labels_with(outcomes: list[int]) -> dict[str, torch.Tensor]:
+    """One verdict a row, by the virtue expert."""
+    verdicts = torch.full((len(outcomes), 4), NAN)
+    verdicts[:, 3] = torch.tensor(outcomes, dtype=torch.float32)
+    return {"acceptability": verdicts, "preference": torch.empty(0, 2, dtype=torch.long)}
+
+
+def test_the_outcome_is_the_verdict_or_the_side_of_a_pair():
+    verdicts = torch.tensor([[NAN] * 4, [NAN, 1, NAN, NAN], [0, 1, 0, NAN], [NAN] * 4, [NAN] * 4, [1, 0, NAN, NAN]])
+    labels = {"acceptability": verdicts, "preference": torch.tensor([[4, 3]])}
+    assert outcomes_of(labels).tolist() == [-1, 1, 0, 0, 1, 1]
+
+
+def test_targets_are_the_terms_of_what_was_seen():
+    """The outcome is the XOR of a high valence and a high utility: all of it is synergy of the two."""
+    generator = np.random.default_rng(0)
+    valence, utility, regret = generator.permuted(np.tile(np.linspace(-1, 1, LEAST + 120), (3, 1)), axis=1)
+    outcome = ((valence > 0) ^ (utility > 0)).astype(np.int64)
+    targets = SurdTargets()
+    agents = np.stack((valence, utility, regret), axis=1)
+    targets.add(agents[: LEAST - 1], outcome[: LEAST - 1])
+    targets.refresh()
+    assert targets.label(labels_with([0, 1])).isnan().all()
+    targets.add(agents[LEAST - 1 :], outcome[LEAST - 1 :])
+    targets.refresh()
+    found = targets.label(labels_with([0, 1]) | {"preference": torch.empty(0, 2, dtype=torch.long)})
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(2))
+    synergy = found[:, SURD_TERMS.index("S12")]
+    assert (synergy > 0.95).all()
+    assert targets.found["synergy"] == pytest.approx(1, abs=0.05)
+    assert targets.found["information_p"] < 0.05
+    assert targets.found["information_by_chance"] < 0.05
+    none = targets.label({"acceptability": torch.full((1, 4), NAN), "preference": torch.empty(0, 2, dtype=torch.long)})
+    assert none.isnan().all()
+
+
+def test_the_oldest_predictions_are_forgotten():
+    targets = SurdTargets()
+    targets.add(np.zeros((surd_targets.CAPACITY, 3)), np.zeros(surd_targets.CAPACITY, dtype=np.int64))
+    targets.add(np.ones((5, 3)), np.array([1, -1, 1, 1, -1]))
+    assert targets.outcomes[:4].tolist() == [1, 1, 1, 0]
+    assert targets.seen == surd_targets.CAPACITY + 3
+
+
+def test_a_resumed_run_learns_the_same_terms(tokenizer, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(surd_targets, "LEAST", 12)
+    monkeypatch.setattr(surd_targets, "REFRESH_STEPS", 2)
+    records = read(parse_source(f"scenarios={ROOT / 'data' / 'scenarios' / 'train.jsonl'}")).records[:24]
+    for name in ("whole", "parts"):
+        config = tiny_config(tmp_path / name, max_steps=6, batch_size=6, save_steps=4, learning_rate=1e-3)
+        loop = build_loop(tokenizer, config, records, **SIZES)
+        if name == "parts":
+            shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+            shutil.rmtree(tmp_path / "parts" / "checkpoint-6")
+            load_run(loop, tmp_path / "parts" / "checkpoint-4")
+        loop.train()
+    whole, parts = (tmp_path / name / "checkpoint-6" for name in ("whole", "parts"))
+    for file in ("model.safetensors", "surd_predictions.safetensors", "../metrics.jsonl"):
+        assert (whole / file).read_bytes() == (parts / file).read_bytes(), file
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if "loss" in line]
+    # Six verdicts a step: at step 2 there are 12, so that step 3 is the first with targets.
+    assert [("surd" in line["loss"]) for line in logged] == [False, False, True, True, True, True]
+    assert logged[0]["surd"] is None
+    assert {"synergy", "synergy_by_chance", "leak"} <= set(logged[-1]["surd"])

@@ -1,0 +1,38 @@
+"""Why a run stops: a loss or a gradient that is NaN or infinite, with the step, the task and the records.
+
+In    a model whose gradients are there, and the batches of the step.
+Out   NonFiniteError, and what it says.
+Run   through TrainLoop.
+"""
+
+import torch
+from torch import nn
+
+from training.collator import Batch, ids_of
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient became NaN or infinite; raised before the optimizer moved."""
+
+
+def broken_loss(step: int, losses: dict[str, float], group: list[Batch]) -> NonFiniteError:
+    return NonFiniteError(f"step {step}: loss of {losses} is not finite; {ids_of(group)}")
+
+
+def broken_gradients(step: int, model: nn.Module, group: list[Batch]) -> NonFiniteError:
+    broken = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+    ]
+    tasks = sorted({name.split(".")[0] for name in broken})
+    return NonFiniteError(
+        f"step {step}: {len(broken)} gradients of {tasks} are not finite, the first is {broken[:1]}; {ids_of(group)}"
+    )
+
+
+def broken_scale(step: int, skipped: int, scale: float, group: list[Batch]) -> NonFiniteError:
+    return NonFiniteError(
+        f"step {step}: the loss scaler has skipped {skipped} steps in a row, at scale {scale}; "
+        f"use --mixed_precision bf16 or no; {ids_of(group)}"
+    )
