@@ -132,6 +132,8 @@ class RedHeartConfig(PreTrainedConfig):
     filter_mixer_size: int = 1600
     affect_observer_sizes: list[int] = field(default_factory=lambda: [2048, 1888])
     memory_slots: int = 9728
+    memory_sharpness: float | int = 30.0
+    """What the cosine between a vector and a slot is multiplied by before softmax."""
     feedback_steps: int = 1
     """Rounds of the triangle in one forward pass; zero is the model without it."""
 

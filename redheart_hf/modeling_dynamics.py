@@ -97,8 +97,9 @@ class AffectFilter(nn.Module):
         init.constant_(self.log_variability, math.log(0.5 * math.sqrt(2 * math.log(2))))
 
     def process(self) -> LinearGaussian:
-        """The process in steps of one turn."""
-        return ornstein_uhlenbeck(self.log_return_rate.exp(), self.home_base, self.log_variability.exp())
+        """The process in steps of one turn; in float32, whatever the weights are kept in."""
+        rate, variability = self.log_return_rate.float().exp(), self.log_variability.float().exp()
+        return ornstein_uhlenbeck(rate, self.home_base.float(), variability)
 
     def forward(self, task_BC, vad_mean_B3, vad_log_variance_B3, turns: torch.Tensor | None = None) -> DynamicsOutput:
         moved, doubt = self.observer(task_BC).float().chunk(2, dim=-1)

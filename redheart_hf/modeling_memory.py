@@ -25,6 +25,7 @@ class ScenarioMemory(nn.Module):
         self.keys = nn.Parameter(torch.empty(config.memory_slots, size))
         self.values = nn.Parameter(torch.empty(config.memory_slots, size))
         self.gate = nn.Parameter(torch.empty(size))
+        self.sharpness = config.memory_sharpness
 
     def init_own_weights(self, deviation: float) -> None:
         init.normal_(self.keys, std=deviation)
@@ -34,7 +35,7 @@ class ScenarioMemory(nn.Module):
     def attention(self, states: torch.Tensor) -> torch.Tensor:
         """Weights (..., M) of the slots for each state; cosine similarity, so that a slot's length does not matter."""
         similarity = F.normalize(self.norm(states), dim=-1) @ F.normalize(self.keys, dim=-1).T
-        return (similarity.float() * similarity.shape[-1] ** 0.5).softmax(dim=-1)
+        return (self.sharpness * similarity.float()).softmax(dim=-1)
 
     def forward(self, pooled_BQD: torch.Tensor) -> torch.Tensor:
         weights = self.attention(pooled_BQD).to(pooled_BQD.dtype)

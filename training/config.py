@@ -51,6 +51,9 @@ class TrainConfig:
     """Folder of a Hugging Face encoder, or package:NAME/SUBFOLDER inside an installed Python package."""
     tokenizer: str | None = None
     """Folder of the tokenizer; by default the text encoder's."""
+    start_from: str | None = None
+    """Folder of a trained model to go on from, in place of preset, text_encoder and tokenizer; `model` may change what
+    its weights allow, and add modules."""
 
     epochs: int = 1
     """Passes over the training data."""

@@ -9,7 +9,7 @@ Letters: R records, A actions of the record that has most, N sequences of a batc
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from preprocessing.encode import encode
 from preprocessing.errors import UserError
 from preprocessing.records import Record
-from redheart_hf import RedHeartForMultiTask
+from redheart_hf import RedHeartConfig, RedHeartForMultiTask
 from redheart_hf.labels import VIEWS
 from redheart_hf.outputs import RedHeartOutput
 from training.collator import MODEL_INPUTS, Collator
@@ -38,8 +38,14 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Predictions = dict[str, np.ndarray]
 
 
-def load_model(folder: Path | str) -> tuple[RedHeartForMultiTask, PreTrainedTokenizerBase]:
-    """Model (on the GPU if there is one) and tokenizer of a folder that training wrote; raises UserError."""
+def load_model(
+    folder: Path | str, changes: Mapping[str, Any] | None = None, new_modules: bool = False
+) -> tuple[RedHeartForMultiTask, PreTrainedTokenizerBase]:
+    """Model (on the GPU if there is one) and tokenizer of a folder that training wrote; raises UserError.
+
+    `changes` are put over the saved config. With `new_modules` it may name modules that were not saved: they start
+    fresh.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no model folder at {folder}; give the folder final/ of a training run")
@@ -53,14 +59,19 @@ def load_model(folder: Path | str) -> tuple[RedHeartForMultiTask, PreTrainedToke
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
         if kind != "redheart":
             raise UserError(f"{folder} holds a model of type {kind!r}, not redheart")
-        model, report = RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        saved = RedHeartConfig.from_pretrained(folder)
+        config = RedHeartConfig(**saved.to_dict() | dict(changes or {}))
+        model, report = RedHeartForMultiTask.from_pretrained(
+            folder, config=config, dtype=torch.float32, output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise UserError(
             f"{folder} could not be loaded as a Red Heart model: {type(error).__name__}: {error}"
         ) from error
     # Transformers would leave what is missing at random values, with a warning.
-    absent = sorted(report["missing_keys"])
+    fresh = set(config.modules) - set(saved.modules) if new_modules else set()
+    absent = sorted(key for key in report["missing_keys"] if not fresh & set(key.split(".")))
     if absent:
         raise UserError(f"the weights in {folder} lack {len(absent)} tensors, the first is {absent[0]}; save it again")
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer

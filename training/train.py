@@ -34,6 +34,7 @@ from training.collator import Collator  # noqa: E402
 from training.config import TrainConfig, parse_config  # noqa: E402
 from training.data import RunData, prepare_data  # noqa: E402
 from training.evaluate import Evaluation, evaluate_dev, figures_table  # noqa: E402
+from training.inference import load_model  # noqa: E402
 from training.loop import TrainLoop  # noqa: E402
 from training.model_card import write_model_card  # noqa: E402
 from training.run_log import seconds_logged  # noqa: E402
@@ -124,9 +125,12 @@ def resolve_folder(name: str, what: str) -> str:
 
 def build_model(config: TrainConfig) -> tuple[PreTrainedTokenizerBase, RedHeartForMultiTask]:
     """Tokenizer and a freshly initialised model (its text encoder pretrained), the same for the same seed."""
-    if config.tokenizer is None and config.text_encoder is None:
-        raise UserError("neither tokenizer nor text_encoder is given: say what reads the text")
     set_seed(config.seed)
+    if config.start_from is not None:
+        model, tokenizer = load_model(expand(config.start_from), config.model, new_modules=True)
+        return tokenizer, model
+    if config.tokenizer is None and config.text_encoder is None:
+        raise UserError("none of tokenizer, text_encoder and start_from is given: say what reads the text")
     changes = dict(config.model)
     if config.text_encoder is None:
         tokenizer = AutoTokenizer.from_pretrained(resolve_folder(config.tokenizer or "", "tokenizer"))

@@ -1,0 +1,80 @@
+"""Makes a wider or deeper model of a trained one, which answers as it did and has room to learn more.
+
+In    --model DIR (a model folder), --width K (every width times K), --depth K (blocks times K).
+Out   --output DIR: the grown model with its tokenizer, config and thresholds; how far its answers moved is printed.
+Run   python -m training.grow --model outputs/main/final --output outputs/grown --width 2
+      accelerate launch training/train.py RECIPE --start_from outputs/grown --output_dir outputs/more
+
+Width is exact for both kinds of block; depth is exact in Pre-LN blocks, bit for bit, and in Post-LN blocks up to the
+eps of a norm (redheart_hf/growth.py says why). Copies are told apart by noise that cancels; --noise 0 leaves them
+equal, and then they stay so where there is no dropout. A result that answers differently is not saved.
+
+Exit codes: 0 done, 1 a fault of the program, 2 something you can mend.
+"""
+
+import argparse
+import copy
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from preprocessing.errors import UserError, run
+from redheart_hf import RedHeartForMultiTask
+from redheart_hf.growth import grow
+from training.checkpoint import write_folder
+from training.inference import evaluation_mode, load_model
+
+TEXTS = (
+    "I told my manager the truth about the delay, and now I wish I had done it a week earlier.",
+    "친구에게 빌린 돈을 아직 갚지 못했는데, 오늘도 연락을 피하고 말았다.",
+    "Thank you so much, this made my day!",
+    "할머니 손을 잡고 병원 복도를 걷는 동안 아무 말도 하지 않았다.",
+)
+TOLERANCE = 1e-4
+
+
+def answers(model: RedHeartForMultiTask, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """Everything the heads say of TEXTS, in one row."""
+    inputs = tokenizer(list(TEXTS), padding=True, truncation=True, max_length=model.config.max_length)
+    with evaluation_mode(model):
+        output = model(**{name: torch.tensor(ids, device=model.device) for name, ids in inputs.items()})
+    parts = [*output.emotion.values(), *output.ethics.values(), *output.regret.values()]
+    return torch.cat([part.float().flatten() for part in parts])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder of the model to grow")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; it must not exist")
+    parser.add_argument("--width", type=int, default=1, help="times every width and number of heads (%(default)s)")
+    parser.add_argument("--depth", type=int, default=1, help="times the number of blocks (%(default)s)")
+    parser.add_argument(
+        "--noise", type=float, default=0.1, help="what tells copies apart, in deviations (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    arguments = parser.parse_args()
+    if arguments.output.exists():
+        raise UserError(f"{arguments.output} exists already; give another folder, or remove it")
+    if min(arguments.width, arguments.depth) < 1 or arguments.width * arguments.depth == 1:
+        raise UserError(f"--width {arguments.width} --depth {arguments.depth} would not grow anything; give one of 2")
+    model, tokenizer = load_model(arguments.model)
+    grown = grow(model.cpu(), arguments.width, arguments.depth, arguments.noise, arguments.seed)
+    asked = copy.deepcopy(tokenizer)  # a tokenizer that has cut once keeps the length in what it saves
+    distance = float((answers(grown, asked) - answers(model, asked)).abs().max())
+    if not distance < TOLERANCE:
+        raise RuntimeError(f"the grown model's answers differ by {distance:.2e}, more than {TOLERANCE}; nothing saved")
+
+    def write(folder: Path) -> None:
+        grown.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    write_folder(arguments.output, write, {"grown_from": arguments.model.name})
+    print(
+        f"{arguments.output}: {grown.num_parameters():,} parameters from {model.num_parameters():,}; "
+        f"answers moved by {distance:.1e} at most"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
