@@ -13,7 +13,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .labels import BASIC_EMOTIONS, CIRCUMSTANCES, FINE_EMOTIONS, KOREAN_EMOTIONS, MODULES, MODULES_OF_MODE
+from .labels import BASIC_EMOTIONS, CIRCUMSTANCES, FINE_EMOTIONS, KOREAN_EMOTIONS, MODULES, MODULES_OF_MODE, VAD
 
 THRESHOLD_SIZES = {
     "basic_emotions": len(BASIC_EMOTIONS),
@@ -147,6 +147,8 @@ class RedHeartConfig(PreTrainedConfig):
 
     thresholds: dict[str, list[float]] | None = None
     """Per label field, the probability from which a label counts as present; chosen on dev, null before that."""
+    calibration: dict[str, list[list[float]]] | None = None
+    """Per label field [scale, offset] of each logit, and under `vad` a factor of each variance (calibration.py)."""
     trained_labels: list[str] | None = None
     """Labels the model was trained on; what it says of others is chance, and `training.predict` keeps it back."""
     auto_map: dict[str, str] | None = None
@@ -219,6 +221,10 @@ class RedHeartConfig(PreTrainedConfig):
                 if min(value if isinstance(value, list) else [value], default=1) < 1:
                     raise ValueError(f"{name} must be positive, got {value}")
 
+    def validate_calibration(self):
+        """Raises ValueError when `calibration` names an unknown field, or its numbers are not those of its labels."""
+        _check_calibration(self.calibration or {})
+
     def validate_thresholds(self):
         """Raises ValueError when `thresholds` names an unknown field or has the wrong number of values."""
         for name, values in (self.thresholds or {}).items():
@@ -228,6 +234,18 @@ class RedHeartConfig(PreTrainedConfig):
                 raise ValueError(
                     f"thresholds[{name!r}] must be {THRESHOLD_SIZES[name]} numbers in [0, 1], got {values}"
                 )
+
+
+def _check_calibration(calibration: dict[str, list[list[float]]]) -> None:
+    shapes = {name: (size, 2) for name, size in THRESHOLD_SIZES.items()} | {"vad": (len(VAD), 1)}
+    for name, values in calibration.items():
+        if name not in shapes:
+            raise ValueError(f"calibration has no field {name!r}; known: {', '.join(shapes)}")
+        rows, columns = shapes[name]
+        if len(values) != rows or any(len(row) != columns or not row[0] > 0 for row in values):
+            raise ValueError(
+                f"calibration[{name!r}] must be {rows} lists of {columns}, the first number positive, got {values}"
+            )
 
 
 def _check_multiple(name: str, value: int, of_name: str, of: int) -> None:

@@ -28,7 +28,8 @@ from preprocessing.encode import encode
 from preprocessing.errors import UserError
 from preprocessing.records import Record
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask
-from redheart_hf.labels import VIEWS
+from redheart_hf.calibration import calibrated
+from redheart_hf.labels import VAD, VIEWS
 from redheart_hf.outputs import RedHeartOutput
 from training.collator import MODEL_INPUTS, Collator
 
@@ -154,7 +155,7 @@ def predicted_batches(
         inputs = {name: batch[name].to(model.device) for name in MODEL_INPUTS if name in batch}
         with evaluation_mode(model), autocast(model.device, mixed_precision):
             output = model(**inputs)
-        yield indices, arrays_of(output, rows, batch, most_actions)
+        yield indices, arrays_of(output, rows, batch, most_actions, model.config.calibration or {})
 
 
 def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
@@ -163,7 +164,11 @@ def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
 
 
 def arrays_of(
-    output: RedHeartOutput, rows: list[dict[str, Any]], batch: dict[str, Any], most_actions: int
+    output: RedHeartOutput,
+    rows: list[dict[str, Any]],
+    batch: dict[str, Any],
+    most_actions: int,
+    calibration: Mapping[str, list[list[float]]],
 ) -> Predictions:
     """The quantities of one batch, one row a record."""
     emotion, ethics = output.emotion, output.ethics
@@ -173,13 +178,14 @@ def arrays_of(
     is_pair = np.asarray([bool(row["is_pair"]) for row in rows])
     utility = to_numpy(ethics.utility)
     worse = np.where(is_pair, text + 1, text)
+    widening = np.log(np.asarray(calibration.get("vad", [[1.0]] * len(VAD))))[:, 0]
     arrays = {
         "polarity": to_numpy(emotion.polarity_logits.float().sigmoid())[text],
-        "basic_emotions": to_numpy(emotion.basic_logits.float().sigmoid())[text],
-        "fine_emotions": to_numpy(emotion.fine_logits.float().sigmoid())[text],
-        "korean_emotions": to_numpy(emotion.korean_logits.float().sigmoid())[text],
+        "basic_emotions": to_numpy(calibrated(emotion.basic_logits, calibration.get("basic_emotions")))[text],
+        "fine_emotions": to_numpy(calibrated(emotion.fine_logits, calibration.get("fine_emotions")))[text],
+        "korean_emotions": to_numpy(calibrated(emotion.korean_logits, calibration.get("korean_emotions")))[text],
         "vad_mean": to_numpy(emotion.vad_mean)[text],
-        "vad_log_variance": to_numpy(emotion.vad_log_variance)[text],
+        "vad_log_variance": to_numpy(emotion.vad_log_variance)[text] + widening,
         "culture": to_numpy(emotion.culture_logits.float().sigmoid())[text],
         "text_regret": to_numpy(output.regret.text_regret)[text],
         "circumstances": to_numpy(ethics.circumstances)[deed],

@@ -40,10 +40,15 @@ def shown(value: float | None) -> str:
 
 
 def store_thresholds(folder: Path, thresholds: Thresholds) -> None:
-    """Put thresholds into the folder's config.json, and that file's new digest into the manifest if there is one."""
+    """Put thresholds into the folder's config.json, beside those of other fields."""
+    stored = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("thresholds")
+    store_in_config(folder, {"thresholds": {**(stored or {}), **thresholds}})
+
+
+def store_in_config(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Change fields of the folder's config.json, and that file's digest in the manifest if there is one."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["thresholds"] = {**(config.get("thresholds") or {}), **thresholds}
-    write_json(folder / "config.json", config, sort_keys=True)
+    write_json(folder / "config.json", config | dict(changes), sort_keys=True)
     if (folder / MANIFEST).is_file():
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         manifest["files"]["config.json"] = file_digest(folder / "config.json")

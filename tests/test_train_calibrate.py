@@ -1,0 +1,106 @@
+"""Calibration: what is fitted is what the data were made with, and no decision changes by it.
+
+In    outcomes drawn with known probabilities; the shipped scenarios and an untrained tiny model.
+Out   fitted numbers beside the known ones; a calibration error counted by hand; predictions before and after.
+Run   `pytest tests/test_train_calibrate.py`
+"""
+
+import numpy as np
+import pytest
+from huggingface_hub.errors import StrictDataclassClassValidationError
+
+from redheart_hf import preset_config
+from redheart_hf.calibration import (
+    expected_calibration_error,
+    fit_scaling,
+    normalised_squared_error,
+    variance_factors,
+)
+from training.calibrate import logit, moved_thresholds, sigmoid
+from training.inference import predict_records
+
+
+def drawn(rows: int = 40_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits of an overconfident model, outcomes, and the scale and offset that would have been right."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(rows, 2)) * 3
+    right = np.array([[0.5, -1.0], [1.5, 0.25]])
+    return logits, generator.random((rows, 2)) < sigmoid(right[:, 0] * logits + right[:, 1]), right
+
+
+def test_scaling_finds_what_the_outcomes_were_drawn_with():
+    logits, truth, right = drawn()
+    np.testing.assert_allclose(fit_scaling(logits, truth), right, atol=0.05)
+
+
+def test_calibration_brings_the_error_down_to_chance():
+    logits, truth, _ = drawn()
+    half = len(truth) // 2
+    scaling = fit_scaling(logits[:half], truth[:half])
+    before = expected_calibration_error(sigmoid(logits[half:]), truth[half:])
+    after = expected_calibration_error(sigmoid(scaling[:, 0] * logits[half:] + scaling[:, 1]), truth[half:])
+    assert before > 0.05
+    assert after < 0.01
+
+
+def test_labels_that_teach_nothing_keep_their_probabilities():
+    logits = np.array([[0.0, 1.0, -2.0], [1.0, 2.0, -1.0], [2.0, 0.5, 0.0], [3.0, -1.0, 1.0]])
+    truth = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 1], [1, 0, 1]], dtype=bool)
+    found = fit_scaling(logits, truth)
+    assert found[:2].tolist() == [[1.0, 0.0], [1.0, 0.0]]  # always there, never there
+    assert np.isfinite(found).all()  # the third can be told apart without error
+    assert found[2, 0] > 0
+    assert fit_scaling(logits[:, 2:], ~truth[:, 2:]).tolist() == [[1.0, 0.0]]  # its logits fall with the label
+
+
+def test_the_error_is_the_one_counted_by_hand():
+    # Two bins: .2, .4 (one of two is so: said .3, is .5) and .6, .8, 1 (two of three: said .8, is .667).
+    probabilities = np.array([[0.2], [0.4], [0.6], [0.8], [1.0]])
+    truth = np.array([[0], [1], [1], [0], [1]])
+    expected = (2 * abs(0.3 - 0.5) + 3 * abs(0.8 - 2 / 3)) / 5
+    assert expected_calibration_error(probabilities, truth, bins=2) == pytest.approx(expected)
+
+
+def test_variances_are_made_as_wide_as_the_errors():
+    errors = np.random.default_rng(0).normal(size=(20_000, 3)) * [0.1, 0.2, 0.4]
+    log_variance = np.log(np.broadcast_to([0.04, 0.04, 0.04], errors.shape))
+    factors = variance_factors(errors, log_variance)
+    np.testing.assert_allclose(factors, [0.25, 1.0, 4.0], rtol=0.05)
+    assert normalised_squared_error(errors, log_variance + np.log(factors)) == pytest.approx(3.0)
+
+
+def test_a_moved_threshold_separates_the_same_rows():
+    logits, truth, _ = drawn(500)
+    fitted = {"basic_emotions": fit_scaling(logits, truth)}
+    thresholds = {"basic_emotions": [0.2, 0.7], "fine_emotions": [0.5]}
+    moved = moved_thresholds(thresholds, fitted)
+    assert moved["fine_emotions"] == [0.5]
+    before = sigmoid(logits) >= thresholds["basic_emotions"]
+    scaling = fitted["basic_emotions"]
+    after = sigmoid(scaling[:, 0] * logits + scaling[:, 1]) >= moved["basic_emotions"]
+    assert (before == after).all()
+
+
+def test_a_calibrated_model_predicts_with_it(tiny_model, tokenizer, scenarios):
+    records = scenarios[:3]
+    plain = predict_records(tiny_model, tokenizer, records, progress=False, cache=False)
+    scaling = [[0.5 + 0.1 * label, 0.3 - 0.2 * label] for label in range(7)]
+    tiny_model.config.calibration = {"basic_emotions": scaling, "vad": [[2.0], [1.0], [0.5]]}
+    try:
+        found = predict_records(tiny_model, tokenizer, records, progress=False, cache=False)
+    finally:
+        tiny_model.config.calibration = None
+    scales, offsets = np.array(scaling).T
+    np.testing.assert_allclose(
+        found["basic_emotions"], sigmoid(scales * logit(plain["basic_emotions"]) + offsets), rtol=1e-4
+    )
+    np.testing.assert_allclose(found["vad_log_variance"], plain["vad_log_variance"] + np.log([2.0, 1.0, 0.5]))
+    np.testing.assert_array_equal(found["fine_emotions"], plain["fine_emotions"])
+
+
+@pytest.mark.parametrize(
+    "calibration", [{"basic": [[1.0, 0.0]] * 7}, {"basic_emotions": [[1.0, 0.0]] * 6}, {"vad": [[0.0]] * 3}]
+)
+def test_a_calibration_that_does_not_fit_is_refused(calibration):
+    with pytest.raises(StrictDataclassClassValidationError, match="calibration"):
+        preset_config("redheart-tiny", calibration=calibration)

@@ -1,0 +1,122 @@
+"""Calibrates a trained model: probabilities come true as often as they say, variances are as wide as the errors.
+
+In    --model DIR (the folder final/ of a run), --data READER=PATH (rows it did not learn from; repeatable).
+Out   a table of expected calibration errors and of NEES before and after; DIR/config.json holds what was fitted.
+Run   python -m training.calibrate --model outputs/real_text/final --data goemotions=ekman_dev.tsv \\
+          --data emobank=emobank.csv@dev
+
+Fitted on one half of the rows, measured on the other; which half a text is in follows from a hash of it. Emotions need
+rows of goemotions, goemotions_fine or kote, VAD those of emobank. Thresholds move with the probabilities: what counted
+as present before still does.
+
+Exit codes: 0 done, 1 a fault of the program, 2 something you can mend.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocessing.errors import UserError, run
+from preprocessing.readers import parse_source, read
+from redheart_hf.calibration import (
+    expected_calibration_error,
+    fit_scaling,
+    normalised_squared_error,
+    variance_factors,
+)
+from training.evaluate import Predicted, predict_by_reader
+from training.figures import THRESHOLD_READERS, labels_of
+from training.inference import load_model
+from training.report import store_in_config
+
+Calibration = dict[str, list[list[float]]]
+
+
+def logit(probabilities: np.ndarray) -> np.ndarray:
+    held = probabilities.clip(1e-12, 1 - 1e-12)
+    return np.log(held) - np.log1p(-held)
+
+
+def sigmoid(scores: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-scores))
+
+
+def fit_emotions(predicted: Predicted, field: str) -> tuple[np.ndarray, tuple[float, float]]:
+    """(L, 2) fitted on the choosing half; the calibration error before and after on the reporting half."""
+    (fit_truth, fit_logits), (truth, logits) = (
+        (labels >= 0.5, logit(part.arrays[field][held]))
+        for part in (predicted.half("choosing"), predicted.half("reporting"))
+        for held, labels in [labels_of(part.records, field)]
+    )
+    scaling = fit_scaling(fit_logits, fit_truth)
+    errors = [
+        expected_calibration_error(sigmoid(scores), truth)
+        for scores in (logits, scaling[:, 0] * logits + scaling[:, 1])
+    ]
+    return scaling, (errors[0], errors[1])
+
+
+def fit_variance(predicted: Predicted) -> tuple[np.ndarray, tuple[float, float]]:
+    """(3,) factors fitted on the choosing half; NEES before and after on the reporting half, 3 being right."""
+    (fit_errors, fit_variances), (errors, variances) = (
+        (labels - part.arrays["vad_mean"][held], part.arrays["vad_log_variance"][held])
+        for part in (predicted.half("choosing"), predicted.half("reporting"))
+        for held, labels in [labels_of(part.records, "vad")]
+    )
+    factors = variance_factors(fit_errors, fit_variances)
+    before, after = variances, variances + np.log(factors)
+    return factors, (normalised_squared_error(errors, before), normalised_squared_error(errors, after))
+
+
+def moved_thresholds(thresholds: dict[str, list[float]], fitted: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """Each threshold where its probability has gone, so that it separates the same rows."""
+    return {
+        field: sigmoid(fitted[field][:, 0] * logit(np.asarray(values)) + fitted[field][:, 1]).tolist()
+        if field in fitted
+        else values
+        for field, values in thresholds.items()
+    }
+
+
+def calibrate(predicted: dict[str, Predicted]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """What was fitted by field, and the lines of the table."""
+    fitted: dict[str, np.ndarray] = {}
+    lines = [f"{'field':<18} {'figure':<28} {'before':>8} {'after':>8}"]
+    for field, reader in THRESHOLD_READERS.items():
+        if reader in predicted:
+            fitted[field], (before, after) = fit_emotions(predicted[reader], field)
+            lines.append(f"{field:<18} {'expected calibration error':<28} {before:>8.4f} {after:>8.4f}")
+    if "emobank" in predicted:
+        factors, (before, after) = fit_variance(predicted["emobank"])
+        fitted["vad"] = factors[:, None]
+        lines.append(f"{'vad':<18} {'NEES (3 is right)':<28} {before:>8.3f} {after:>8.3f}")
+    if not fitted:
+        wanted = ", ".join([*THRESHOLD_READERS.values(), "emobank"])
+        raise UserError(f"there is nothing to calibrate on: give rows of one of {wanted}")
+    return fitted, lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="model folder with its tokenizer")
+    parser.add_argument("--data", action="append", required=True, metavar="READER=PATH", help="rows; repeatable")
+    parser.add_argument("--batch-size", type=int, default=64, help="records at a time (%(default)s)")
+    arguments = parser.parse_args()
+    model, tokenizer = load_model(arguments.model)
+    if model.config.calibration:
+        raise UserError(f"{arguments.model} is calibrated already; remove `calibration` from its config.json first")
+    records: dict[str, list[Any]] = {}
+    for source in map(parse_source, arguments.data):
+        records.setdefault(source.reader, []).extend(read(source).records)
+    fitted, lines = calibrate(predict_by_reader(model, tokenizer, records, batch_size=arguments.batch_size))
+    changes: dict[str, Any] = {"calibration": {field: values.tolist() for field, values in fitted.items()}}
+    if model.config.thresholds:
+        changes["thresholds"] = moved_thresholds(model.config.thresholds, fitted)
+    store_in_config(arguments.model, changes)
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    run(main)
