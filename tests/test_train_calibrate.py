@@ -17,7 +17,7 @@ from redheart_hf.calibration import (
     variance_factors,
 )
 from training.calibrate import logit, moved_thresholds, sigmoid
-from training.inference import predict_records
+from training.inference import load_model, predict_records
 
 
 def drawn(rows: int = 40_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -81,19 +81,16 @@ def test_a_moved_threshold_separates_the_same_rows():
     assert (before == after).all()
 
 
-def test_a_calibrated_model_predicts_with_it(tiny_model, tokenizer, scenarios):
+def test_a_calibrated_model_predicts_with_it(tiny_model_dir, scenarios):
+    model, tokenizer = load_model(tiny_model_dir)
     records = scenarios[:3]
-    plain = predict_records(tiny_model, tokenizer, records, progress=False, cache=False)
+    plain = predict_records(model, tokenizer, records, progress=False, cache=False)
     scaling = [[0.5 + 0.1 * label, 0.3 - 0.2 * label] for label in range(7)]
-    tiny_model.config.calibration = {"basic_emotions": scaling, "vad": [[2.0], [1.0], [0.5]]}
-    try:
-        found = predict_records(tiny_model, tokenizer, records, progress=False, cache=False)
-    finally:
-        tiny_model.config.calibration = None
+    model.config.calibration = {"basic_emotions": scaling, "vad": [[2.0], [1.0], [0.5]]}
+    found = predict_records(model, tokenizer, records, progress=False, cache=False)
     scales, offsets = np.array(scaling).T
-    np.testing.assert_allclose(
-        found["basic_emotions"], sigmoid(scales * logit(plain["basic_emotions"]) + offsets), rtol=1e-4
-    )
+    expected = sigmoid(scales * logit(plain["basic_emotions"]) + offsets)
+    np.testing.assert_allclose(found["basic_emotions"], expected, rtol=1e-4)
     np.testing.assert_allclose(found["vad_log_variance"], plain["vad_log_variance"] + np.log([2.0, 1.0, 0.5]))
     np.testing.assert_array_equal(found["fine_emotions"], plain["fine_emotions"])
 
