@@ -50,6 +50,7 @@ class TextEncoder(nn.Module):
         if config.text_encoder_mode == "lora":
             add_lora(self.encoder, config)
         self.mode = config.text_encoder_mode
+        self.held = False  # set by training while heads first learn what to ask
         drop_pooler(self.encoder)
         self.fix_what_does_not_learn()
 
@@ -62,7 +63,8 @@ class TextEncoder(nn.Module):
 
     def forward(self, input_ids, attention_mask=None, token_type_ids=None) -> torch.Tensor:
         segments = {"token_type_ids": token_type_ids} if self.takes_segments else {}
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.mode != "frozen"):
+        learns = self.mode != "frozen" and not self.held
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             return self.encoder(input_ids=input_ids, attention_mask=attention_mask, **segments).last_hidden_state
 
     def get_input_embeddings(self) -> nn.Module:

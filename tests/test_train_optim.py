@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import SIZES, tiny_config, tiny_model
+from tiny_run import SIZES, build_loop, tiny_config, tiny_model
 from transformers import BertConfig
 
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask
@@ -93,6 +93,27 @@ def test_the_text_encoder_has_a_rate_of_its_own(model_on_bert):
 
 def test_the_text_encoder_goes_along_where_no_rate_is_given(model_on_bert):
     assert {group["peak"] for group in groups_of(model_on_bert, learning_rate=3e-3).values()} == {3e-3}
+
+
+def test_the_text_encoder_waits_until_the_heads_know_what_to_ask(tokenizer, scenarios, tmp_path):
+    bert = BertConfig(
+        vocab_size=1024, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    config = tiny_config(tmp_path / "run", max_steps=4, warmup_steps=0, text_encoder_start=2, learning_rate=1e-3)
+    loop = build_loop(tokenizer, config, scenarios[:8], text_encoder_config=bert)
+    encoder = loop.bare_model.model.embeddings.encoder
+    moved, rates = [], []
+    for group in loop.groups():
+        before = {name: value.clone() for name, value in loop.bare_model.state_dict().items()}
+        loop.take_step(group)
+        loop.step += 1
+        moved.append({name for name, value in loop.bare_model.state_dict().items() if not value.equal(before[name])})
+        rates.append(next(g["lr"] for g in loop.optimizer.param_groups if g["start"]))
+    names = {f"model.embeddings.encoder.{name}" for name, _ in encoder.named_parameters()}
+    assert [bool(step & names) for step in moved] == [False, False, True, True]
+    assert all(step - names for step in moved)
+    # Its own schedule begins when it does: no warm-up here, so that the first of its two steps has the peak.
+    assert rates == [0.0, 0.0, 1e-3, pytest.approx(1e-6)]
 
 
 def test_frozen_weights_are_left_out(model_on_bert):

@@ -75,6 +75,8 @@ class TrainConfig:
     """Peak rate of AdamW for all but the text encoder."""
     text_encoder_learning_rate: float | None = None
     """Peak rate of the text encoder's weights; by default as `learning_rate`."""
+    text_encoder_start: int = 0
+    """Steps in which the text encoder stays as it is, while the heads learn what to ask of it (arXiv 2202.10054)."""
     min_learning_rate: float = 1e-6
     """Where the cosine ends."""
     warmup_steps: int = 100
@@ -118,6 +120,7 @@ class TrainConfig:
             "num_proc": 1,
             "num_workers": 0,
             "warmup_steps": 0,
+            "text_encoder_start": 0,
             "seed": 0,
         }
         least |= {"max_steps": 1, "eval_steps": 1, "min_learning_rate": 0, "weight_decay": 0}

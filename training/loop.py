@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.losses import label_counts, loss_sums, multi_task_loss, terms_of
+from redheart_hf.modeling_embeddings import TextEncoder
 from redheart_hf.outputs import RedHeartOutput
 from training.batch_plan import BatchPlan
 from training.collator import MODEL_INPUTS, Batch, Collator, to_device
@@ -123,6 +124,9 @@ class TrainLoop:
         return losses, numbers
 
     def forward(self, batch: Batch) -> RedHeartOutput:
+        embeddings = self.bare_model.model.embeddings
+        if isinstance(embeddings, TextEncoder):
+            embeddings.held = self.step < self.config.text_encoder_start
         return self.model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
 
     def compute(self, outputs: RedHeartOutput, batch: Batch, counts: dict[str, float]) -> dict[str, torch.Tensor]:
@@ -222,9 +226,8 @@ class TrainLoop:
         """Each parameter group's rate for this step; gives back the highest."""
         config = self.config
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(
-                self.step, group["peak"], config.min_learning_rate, config.warmup_steps, self.total_steps
-            )
+            step, steps = self.step - group["start"], self.total_steps - group["start"]
+            group["lr"] = learning_rate_at(step, group["peak"], config.min_learning_rate, config.warmup_steps, steps)
         return max(group["lr"] for group in self.optimizer.param_groups)
 
     def move_weights(self, group: list[Batch]) -> None:

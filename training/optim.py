@@ -18,8 +18,10 @@ from training.config import TrainConfig
 def learning_rate_at(step: int, peak: float, minimum: float, warmup_steps: int, total_steps: int) -> float:
     """Rate of the update that leads from `step` to `step` + 1: linear to `peak`, then half a cosine to `minimum`.
 
-    The first of W warm-up updates has peak / W; the last update of the run has `minimum`.
+    The first of W warm-up updates has peak / W; the last update of the run has `minimum`. Before step 0 there is none.
     """
+    if step < 0:
+        return 0.0
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
@@ -29,7 +31,8 @@ def learning_rate_at(step: int, peak: float, minimum: float, warmup_steps: int, 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """Fused AdamW; matrices decay, vectors do not, and the text encoder has a peak rate of its own.
 
-    Each group keeps its peak rate under `peak`. Raises RuntimeError when nothing can be trained.
+    Each group keeps its peak rate under `peak` and the step it begins with under `start`. Raises RuntimeError when
+    nothing can be trained.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -43,6 +46,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         {
             "params": parameters,
             "peak": encoder_rate if in_encoder else config.learning_rate,
+            "start": config.text_encoder_start if in_encoder else 0,
             "weight_decay": config.weight_decay if decays else 0.0,
         }
         for (in_encoder, decays), parameters in sorted(groups.items())
