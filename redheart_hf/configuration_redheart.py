@@ -147,6 +147,8 @@ class RedHeartConfig(PreTrainedConfig):
 
     thresholds: dict[str, list[float]] | None = None
     """Per label field, the probability from which a label counts as present; chosen on dev, null before that."""
+    label_weights: dict[str, list[float]] | None = None
+    """Per label field, what each label's loss is multiplied by; null for one."""
     calibration: dict[str, list[list[float]]] | None = None
     """Per label field [scale, offset] of each logit, and under `vad` a factor of each variance (calibration.py)."""
     trained_labels: list[str] | None = None
@@ -224,6 +226,15 @@ class RedHeartConfig(PreTrainedConfig):
     def validate_calibration(self):
         """Raises ValueError when `calibration` names an unknown field, or its numbers are not those of its labels."""
         _check_calibration(self.calibration or {})
+
+    def validate_label_weights(self):
+        """Raises ValueError when `label_weights` names an unknown field or has the wrong number of values."""
+        for name, values in (self.label_weights or {}).items():
+            if name not in THRESHOLD_SIZES or len(values) != THRESHOLD_SIZES[name] or min(values) < 0:
+                raise ValueError(
+                    f"label_weights[{name!r}] must be a number >= 0 for each label of one of {THRESHOLD_SIZES}, "
+                    f"got {values}"
+                )
 
     def validate_thresholds(self):
         """Raises ValueError when `thresholds` names an unknown field or has the wrong number of values."""

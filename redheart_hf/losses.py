@@ -129,6 +129,10 @@ def loss_sums(
     gamma, delta = config.focal_gamma, config.huber_delta
     quantiles = regret.utility_views.new_tensor(QUANTILES)
 
+    def emotions(field: str, logits: torch.Tensor):
+        weights = (config.label_weights or {}).get(field, 1.0)
+        return lambda targets: targets.new_tensor(weights) * focal(logits, targets, gamma)
+
     def squared_share(targets):
         return (torch.sigmoid(emotion.culture_logits) - targets) ** 2
 
@@ -144,9 +148,9 @@ def loss_sums(
 
     loss_of = {
         "polarity": lambda targets: focal(emotion.polarity_logits, targets, gamma),
-        "basic_emotions": lambda targets: focal(emotion.basic_logits, targets, gamma),
-        "fine_emotions": lambda targets: focal(emotion.fine_logits, targets, gamma),
-        "korean_emotions": lambda targets: focal(emotion.korean_logits, targets, gamma),
+        "basic_emotions": emotions("basic_emotions", emotion.basic_logits),
+        "fine_emotions": emotions("fine_emotions", emotion.fine_logits),
+        "korean_emotions": emotions("korean_emotions", emotion.korean_logits),
         "vad": lambda targets: beta_nll(emotion.vad_mean, emotion.vad_log_variance, targets),
         "culture": squared_share,
         "circumstances": circumstances,

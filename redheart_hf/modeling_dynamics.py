@@ -85,7 +85,9 @@ class AffectFilter(nn.Module):
 
     def __init__(self, config: RedHeartConfig):
         super().__init__()
-        self.observer = FeedForward(config, config.task_size, *config.affect_observer_sizes, 2 * len(VAD))
+        self.observer = FeedForward(
+            config, config.task_size, *config.affect_observer_sizes, 2 * len(VAD), answers=True
+        )
         self.home_base = nn.Parameter(torch.empty(len(VAD)))
         self.log_return_rate = nn.Parameter(torch.empty(len(VAD)))
         self.log_variability = nn.Parameter(torch.empty(len(VAD)))

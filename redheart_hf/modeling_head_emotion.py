@@ -25,7 +25,7 @@ from .labels import (
     POLARITIES,
     VAD,
 )
-from .modeling_projections import FeedForward
+from .modeling_projections import FeedForward, OutputLinear
 from .outputs import EmotionOutput
 
 PARENT_OF_BASIC = [POLARITIES.index(BASIC_TO_POLARITY[name]) for name in BASIC_EMOTIONS]
@@ -46,7 +46,7 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, config: RedHeartConfig):
         super().__init__()
         self.top_k = config.num_experts_per_tok
-        self.router = nn.Linear(config.task_size, config.num_experts, bias=False)
+        self.router = OutputLinear(config.task_size, config.num_experts, bias=False)
         self.router_bias = nn.Buffer(torch.zeros(config.num_experts))
         sizes = (config.task_size, config.moe_intermediate_size, config.task_size)
         self.experts = nn.ModuleList(FeedForward(config, *sizes) for _ in range(config.num_experts))
@@ -115,13 +115,13 @@ class RedHeartEmotionHead(nn.Module):
         self.basic_level = FeedForward(config, *level_sizes)
         self.fine_level = FeedForward(config, *level_sizes)
         self.output_norm = nn.LayerNorm(task_size, eps=config.layer_norm_eps)
-        self.polarity_proj = nn.Linear(task_size, len(POLARITIES))
-        self.basic_proj = nn.Linear(task_size, len(BASIC_EMOTIONS))
-        self.fine_proj = nn.Linear(task_size, len(FINE_EMOTIONS))
-        self.korean_proj = nn.Linear(task_size, len(KOREAN_EMOTIONS))
-        self.culture_proj = nn.Linear(task_size, len(CULTURE))
-        self.vad_mean_proj = nn.Linear(task_size, len(VAD))
-        self.vad_log_variance_proj = nn.Linear(task_size, len(VAD))
+        self.polarity_proj = OutputLinear(task_size, len(POLARITIES))
+        self.basic_proj = OutputLinear(task_size, len(BASIC_EMOTIONS))
+        self.fine_proj = OutputLinear(task_size, len(FINE_EMOTIONS))
+        self.korean_proj = OutputLinear(task_size, len(KOREAN_EMOTIONS))
+        self.culture_proj = OutputLinear(task_size, len(CULTURE))
+        self.vad_mean_proj = OutputLinear(task_size, len(VAD))
+        self.vad_log_variance_proj = OutputLinear(task_size, len(VAD))
 
     def forward(self, task_BC: torch.Tensor, correction: tuple[torch.Tensor, torch.Tensor] | None = None):
         """EmotionOutput; `correction` of the analyzer: basic emotions (B, 7) and VAD (B, 3), before squashing."""

@@ -15,17 +15,22 @@ from .configuration_redheart import RedHeartConfig
 from .labels import TASKS
 
 
+class OutputLinear(nn.Linear):
+    """The layer that answers. It starts small whatever the others start from, so that no answer starts saturated."""
+
+
 class FeedForward(nn.Module):
     """norm, up, GELU, (more layers), down: the multi-layer perceptron all heads are made of.
 
-    `sizes` are the widths from input to output; the first is normalised, the last left linear.
+    `sizes` are the widths from input to output; the first is normalised, the last left linear: an answer if `answers`.
     """
 
-    def __init__(self, config: RedHeartConfig, *sizes: int):
+    def __init__(self, config: RedHeartConfig, *sizes: int, answers: bool = False):
         super().__init__()
         self.norm = nn.LayerNorm(sizes[0], eps=config.layer_norm_eps)
+        kinds = [nn.Linear] * (len(sizes) - 2) + [OutputLinear if answers else nn.Linear]
         self.projections = nn.ModuleList(
-            nn.Linear(size_in, size_out) for size_in, size_out in zip(sizes, sizes[1:], strict=False)
+            kind(size_in, size_out) for kind, size_in, size_out in zip(kinds, sizes, sizes[1:], strict=False)
         )
         self.dropout = nn.Dropout(config.hidden_dropout)
 

@@ -29,7 +29,7 @@ from .modeling_head_ethics import RedHeartEthicsHead
 from .modeling_head_regret import RedHeartRegretHead
 from .modeling_head_surd import RedHeartSurdHead
 from .modeling_memory import ScenarioMemory
-from .modeling_projections import AttentionPooling, TaskAttention, TaskProjections
+from .modeling_projections import AttentionPooling, OutputLinear, TaskAttention, TaskProjections
 from .modeling_triangle import Triangle
 from .outputs import RedHeartModelOutput, RedHeartOutput
 
@@ -71,7 +71,8 @@ class RedHeartPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         # CODEPATH: the stable family (Post-LN + SwiGLU) starts from He et al. 2015; the others from a plain normal.
-        if self.config.initialization == "he" and isinstance(module, nn.Linear):
+        # What answers starts small in both: He's numbers would begin in the flat part of tanh and sigmoid.
+        if self.config.initialization == "he" and isinstance(module, nn.Linear) and type(module) is not OutputLinear:
             init.kaiming_normal_(module.weight, nonlinearity="relu")
         if isinstance(module, AttentionPooling):
             init.zeros_(module.queries)

@@ -58,6 +58,7 @@ FIELDS = [
     "max_grad_norm",
     "loss_weighting",
     "loss_weights",
+    "class_balance",
     "seed",
     "log_steps",
     "eval_steps",

@@ -93,6 +93,10 @@ class TrainConfig:
     loss_weights: dict[str, float] = field(default_factory=dict)
     """TERM: FACTOR, fixed and besides the above; terms are listed in redheart_hf/losses.py."""
 
+    class_balance: float | None = None
+    """Beta of class-balanced weights (Cui et al. 2019, arXiv 1901.05555) for the labels of each kind of emotion, from
+    their counts in the training data: 0 weighs all alike, towards 1 as the inverse of the counts."""
+
     seed: int = 0
     """Decides initial weights, order of the data and dropout."""
     log_steps: int = 10
@@ -132,6 +136,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{name} must be positive, got {value}")
+        if self.class_balance is not None and not 0 <= self.class_balance < 1:
+            raise UserError(f"class_balance must lie in [0, 1), got {self.class_balance}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"betas must lie in [0, 1), got {self.betas}")
         for reader, passes in self.passes.items():

@@ -23,15 +23,19 @@ from redheart_hf import RedHeartConfig
 from redheart_hf.labels import ETHICS_EXPERTS
 from training.config import TrainConfig
 
+EMOTION_FIELDS = ("basic_emotions", "fine_emotions", "korean_emotions")
+
 
 @dataclass
 class RunData:
-    """`train` is encoded; `dev` and `counts` are by reader; `labels` are those that any training record has."""
+    """`train` is encoded; `dev` and `counts` are by reader; `labels` are those that any training record has, and
+    `emotion_counts` how often each emotion of a field is there."""
 
     train: Dataset
     dev: dict[str, list[Record]]
     counts: dict[str, int]
     labels: list[str]
+    emotion_counts: dict[str, list[float]]
 
 
 def read_sources(sources: list[str], rejected: list) -> dict[str, list[Record]]:
@@ -54,6 +58,34 @@ def labels_of(records: Iterable[Record]) -> list[str]:
         if record.worse is not None or record.actions:
             found.add("utility")
     return sorted(found)
+
+
+def count_emotions(records: Iterable[Record]) -> dict[str, list[float]]:
+    """Per field of emotions that any record has, the sum of each label over the records."""
+    counts: dict[str, list[float]] = {}
+    for record in records:
+        for field in EMOTION_FIELDS:
+            values = getattr(record, field)
+            if values is not None:
+                sums = counts.setdefault(field, [0.0] * len(values))
+                for index, value in enumerate(values):
+                    sums[index] += value or 0.0
+    return counts
+
+
+def class_balanced_weights(counts: list[float], beta: float) -> list[float]:
+    """(1 - beta) / (1 - beta^n) of each label, scaled to a mean of one (Cui et al. 2019, arXiv 1901.05555).
+
+    A label that never occurs keeps one: there is nothing to weigh up.
+    """
+    raw = [(1 - beta) / (1 - beta**count) if count > 0 else None for count in counts]
+    known = [weight for weight in raw if weight is not None]
+    return [1.0 if weight is None else weight * len(known) / sum(known) for weight in raw]
+
+
+def label_weights(counts: dict[str, list[float]], beta: float | None) -> dict[str, list[float]] | None:
+    """Class-balanced weights of every field of emotions; none without a beta."""
+    return None if beta is None else {field: class_balanced_weights(times, beta) for field, times in counts.items()}
 
 
 def take_holdouts(
@@ -106,4 +138,4 @@ def prepare_data(
         text = json.dumps(report, indent=2, ensure_ascii=False)
         (output_dir / "data.json").write_text(text + "\n", encoding="utf-8")
         print(text)
-    return RunData(dataset, dev, counts, labels_of(all_train))
+    return RunData(dataset, dev, counts, labels_of(all_train), count_emotions(all_train))

@@ -32,7 +32,7 @@ from redheart_hf import RedHeartForMultiTask, preset_config  # noqa: E402
 from training.checkpoint import MANIFEST, find_checkpoint, verify, write_folder  # noqa: E402
 from training.collator import Collator  # noqa: E402
 from training.config import TrainConfig, parse_config  # noqa: E402
-from training.data import RunData, prepare_data  # noqa: E402
+from training.data import RunData, label_weights, prepare_data  # noqa: E402
 from training.evaluate import Evaluation, evaluate_dev, figures_table  # noqa: E402
 from training.inference import load_model  # noqa: E402
 from training.loop import TrainLoop  # noqa: E402
@@ -61,6 +61,7 @@ def train(config: TrainConfig) -> None:
         read_state(checkpoint, config, accelerator.num_processes)
     with accelerator.main_process_first():
         data = prepare_data(config, model.config, tokenizer, write=accelerator.is_main_process)
+    model.config.label_weights = label_weights(data.emotion_counts, config.class_balance)
 
     evaluated: dict[int, Evaluation] = {}
 
