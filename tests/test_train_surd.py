@@ -46,17 +46,19 @@ def test_targets_are_the_terms_of_what_was_seen():
     agents = np.stack((valence, utility, regret), axis=1)
     targets.add(agents[: LEAST - 1], outcome[: LEAST - 1])
     targets.refresh()
-    assert targets.label(labels_with([0, 1])).isnan().all()
+    assert targets.targets(labels_with([0, 1])).isnan().all()
     targets.add(agents[LEAST - 1 :], outcome[LEAST - 1 :])
     targets.refresh()
-    found = targets.label(labels_with([0, 1]) | {"preference": torch.empty(0, 2, dtype=torch.long)})
+    found = targets.targets(labels_with([0, 1]) | {"preference": torch.empty(0, 2, dtype=torch.long)})
     torch.testing.assert_close(found.sum(dim=1), torch.ones(2))
     synergy = found[:, SURD_TERMS.index("S12")]
     assert (synergy > 0.95).all()
     assert targets.found["synergy"] == pytest.approx(1, abs=0.05)
     assert targets.found["information_p"] < 0.05
     assert targets.found["information_by_chance"] < 0.05
-    none = targets.label({"acceptability": torch.full((1, 4), NAN), "preference": torch.empty(0, 2, dtype=torch.long)})
+    none = targets.targets(
+        {"acceptability": torch.full((1, 4), NAN), "preference": torch.empty(0, 2, dtype=torch.long)}
+    )
     assert none.isnan().all()
 
 

@@ -17,10 +17,9 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import set_seed
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
@@ -35,7 +34,7 @@ from training.nonfinite import broken_gradients, broken_loss, broken_scale
 from training.optim import TermWeights, build_optimizer, learning_rate_at
 from training.run_log import LossMeans, RunLog
 from training.run_state import save_run
-from training.surd_targets import SurdTargets, agents_of, outcomes_of
+from training.surd_targets import SurdTargets
 
 MAX_SKIPPED_IN_A_ROW = 10
 
@@ -71,7 +70,7 @@ class TrainLoop:
             model.gradient_checkpointing_enable()
         self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, config))
         self.term_weights, self.loss_means = TermWeights(config), LossMeans()
-        self.surd_targets = SurdTargets() if "surd_head" in model.config.modules else None
+        self.surd_targets = SurdTargets("surd_head" in model.config.modules)
         self.step, self.skipped_steps, self.skipped_in_a_row, self.metrics_bytes = 0, 0, 0, 0
 
     # ---------------------------------------------------------------- the way of a step
@@ -102,12 +101,9 @@ class TrainLoop:
 
     def take_step(self, group: list[Batch]) -> tuple[dict[str, float], dict[str, Any]]:
         """One optimizer step over the micro-batches of `group`: the gradient of one large batch."""
-        if self.surd_targets is not None:
-            for batch in group:
-                batch["labels"]["surd_terms"] = self.surd_targets.label(batch["labels"])
+        self.surd_targets.label(group)
         counts = self.count_labels(group)
         totals: dict[str, torch.Tensor] = {}
-        predictions: list[tuple[torch.Tensor, torch.Tensor]] = []
         load = torch.zeros(self.bare_model.config.num_experts, device=self.accelerator.device)
         for index, batch in enumerate(group):
             last = index == len(group) - 1
@@ -116,12 +112,9 @@ class TrainLoop:
                 sums = self.compute(outputs, batch, counts)
             totals = {term: totals.get(term, 0.0) + value for term, value in sums.items()}
             load = load + outputs.emotion.router_load
-            if self.surd_targets is not None:
-                predictions.append((agents_of(outputs), outcomes_of(batch["labels"])))
+            self.surd_targets.see(outputs, batch["labels"])
         losses, numbers = self.update(totals, counts, load, group)
-        if self.surd_targets is not None:
-            numbers["surd"] = self.surd_targets.follow(self.step + 1, self.everyones(predictions))
-        return losses, numbers
+        return losses, numbers | self.surd_targets.follow(self.step + 1)
 
     def forward(self, batch: Batch) -> RedHeartOutput:
         embeddings = self.bare_model.model.embeddings
@@ -204,12 +197,6 @@ class TrainLoop:
         stacked = torch.stack([totals.get(term, zero).float() for term in self.terms])
         summed = self.accelerator.reduce(stacked, reduction="sum").tolist()
         return {term: value for term, value in zip(self.terms, summed, strict=True) if counts[term]}
-
-    def everyones(self, predictions: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[np.ndarray, np.ndarray]:
-        """Agents (n, 3) and outcomes (n,) of the group's micro-batches, of all processes in order."""
-        agents, outcomes = (torch.cat(parts).cpu().numpy() for parts in zip(*predictions, strict=True))
-        gathered = gather_object([(agents, outcomes)])
-        return np.concatenate([part for part, _ in gathered]), np.concatenate([part for _, part in gathered])
 
     def clip_gradients(self, group: list[Batch]) -> torch.Tensor:
         """The gradient's norm before cutting to `max_grad_norm`; not finite raises, but in fp16 the scaler decides."""

@@ -32,7 +32,7 @@ def save_run(loop: "TrainLoop", log: RunLog) -> None:
             "skipped_in_a_row": loop.skipped_in_a_row,
             "term_weights": loop.term_weights.state_dict(),
             "loss_means": loop.loss_means.state_dict(),
-            "surd": loop.surd_targets and loop.surd_targets.found,
+            "surd": loop.surd_targets.found,
             "scaler": scaler.state_dict() if scaler is not None else None,
             "metrics_bytes": log.metrics_bytes(),
             "num_processes": accelerator.num_processes,
@@ -44,7 +44,7 @@ def save_run(loop: "TrainLoop", log: RunLog) -> None:
             loop.bare_model.save_pretrained(folder)
             loop.collator.tokenizer.save_pretrained(folder)
             save_optimizer(loop.optimizer, folder / "optimizer.safetensors")
-            if loop.surd_targets is not None:
+            if loop.surd_targets.active:
                 loop.surd_targets.save(folder / "surd_predictions.safetensors")
             (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
@@ -78,7 +78,7 @@ def load_run(loop: "TrainLoop", folder: Path) -> None:
     saved = RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32)
     loop.bare_model.load_state_dict(saved.state_dict())
     load_optimizer(loop.optimizer, folder / "optimizer.safetensors")
-    if loop.surd_targets is not None:
+    if loop.surd_targets.active:
         loop.surd_targets.load(folder / "surd_predictions.safetensors")
         loop.surd_targets.found = state["surd"]
     loop.term_weights.load_state_dict(state["term_weights"])

@@ -11,11 +11,13 @@ They are those of thousands of predictions, never of a batch: a batch of 32 repo
 calls them synergy. What chance alone finds is logged beside them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from safetensors.numpy import load_file, save_file
 
 from redheart_hf.labels import SURD_TERMS, VIEWS
@@ -55,17 +57,28 @@ def state_terms(found: SURD, state: int) -> np.ndarray:
 
 
 class SurdTargets:
-    """The last predictions that have an outcome, and the terms of each outcome that they give."""
+    """The last predictions that have an outcome, and the terms of each outcome that they give.
 
-    def __init__(self):
+    A step calls `label` before it, `see` for each of its micro-batches, and `follow` after it. For a model without a
+    SURD head (`active` false) all three do nothing.
+    """
+
+    def __init__(self, active: bool = True):
+        self.active = active
         self.agents = np.zeros((CAPACITY, 3), dtype=np.float32)
         self.outcomes = np.full(CAPACITY, NO_OUTCOME, dtype=np.int64)
         self.seen = 0
         self.terms: np.ndarray | None = None  # (2, 12): of the refused and of the accepted
         self.found: dict[str, float] | None = None  # what the log says of them
+        self.of_step: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def label(self, labels: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Targets (B, 12) of rows with an outcome."""
+    def label(self, group: Sequence[Mapping[str, Any]]) -> None:
+        """Put targets into the labels of each batch of a step."""
+        for batch in group if self.active else ():
+            batch["labels"]["surd_terms"] = self.targets(batch["labels"])
+
+    def targets(self, labels: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """(B, 12) of rows with an outcome."""
         outcomes = outcomes_of(labels)
         targets = torch.full((len(outcomes), len(SURD_TERMS)), float("nan"), device=outcomes.device)
         if self.terms is not None:
@@ -74,19 +87,31 @@ class SurdTargets:
             targets[known] = terms[outcomes[known]]
         return targets
 
+    def see(self, outputs: RedHeartOutput, labels: Mapping[str, torch.Tensor]) -> None:
+        """Keep what one micro-batch predicted until the step is over."""
+        if self.active:
+            self.of_step.append((agents_of(outputs).cpu().numpy(), outcomes_of(labels).cpu().numpy()))
+
+    def follow(self, step: int) -> dict[str, Any]:
+        """Remember the step's predictions, of all processes in order; now and then decompose anew.
+
+        Gives back what the last decomposition found, for the log.
+        """
+        if not self.active:
+            return {}
+        for agents, outcomes in gather_object(self.of_step):
+            self.add(agents, outcomes)
+        self.of_step = []
+        if step % REFRESH_STEPS == 0:
+            self.refresh()
+        return {"surd": self.found}
+
     def add(self, agents: np.ndarray, outcomes: np.ndarray) -> None:
         """Remember predictions (n, 3) that have an outcome (n,); the oldest are forgotten."""
         known = outcomes != NO_OUTCOME
         places = (self.seen + np.arange(known.sum())) % CAPACITY
         self.agents[places], self.outcomes[places] = agents[known], outcomes[known]
         self.seen += int(known.sum())
-
-    def follow(self, step: int, predictions: tuple[np.ndarray, np.ndarray]) -> dict[str, float] | None:
-        """Remember a step's predictions, now and then decompose anew; what the last decomposition found."""
-        self.add(*predictions)
-        if step % REFRESH_STEPS == 0:
-            self.refresh()
-        return self.found
 
     def refresh(self) -> None:
         """Decompose anew, in bits and beside what chance finds; nothing changes while there is too little to see."""
