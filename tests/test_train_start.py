@@ -1,0 +1,51 @@
+"""Going on from a trained model: its weights, its tokenizer, and modules it did not have.
+
+In    a saved redheart-tiny.
+Out   the model a run would start with, compared with what was saved.
+Run   `pytest tests/test_train_start.py`
+"""
+
+import pytest
+import torch
+from tiny_run import tiny_config
+
+from preprocessing.errors import UserError
+from redheart_hf import RedHeartForMultiTask, preset_config
+from training.train import build_model
+
+
+@pytest.fixture
+def folder(tokenizer, tmp_path):
+    torch.manual_seed(5)
+    sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "modules": ["triangle"]}
+    RedHeartForMultiTask(preset_config("redheart-tiny", **sizes)).save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def test_a_run_starts_with_the_saved_weights_and_may_change_what_they_allow(folder, tokenizer, tmp_path):
+    config = tiny_config(tmp_path / "run", start_from=str(folder), model={"hidden_dropout": 0.25})
+    found_tokenizer, model = build_model(config)
+    saved = RedHeartForMultiTask.from_pretrained(folder)
+    assert found_tokenizer.get_vocab() == tokenizer.get_vocab()
+    assert model.config.hidden_dropout == 0.25
+    for name, value in saved.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_modules_are_added_to_a_trained_model_and_change_nothing_at_first(folder, tokenizer, tmp_path):
+    modules = ["triangle", "emotion_analyzer"]
+    _, model = build_model(tiny_config(tmp_path / "run", start_from=str(folder), model={"modules": modules}))
+    saved = RedHeartForMultiTask.from_pretrained(folder).eval()
+    inputs = tokenizer(["오늘은 조금 외로웠다.", "We made it!"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected, found = saved(**inputs), model.eval()(**inputs)
+    assert model.emotion_analyzer is not None
+    torch.testing.assert_close(found.emotion.basic_logits, expected.emotion.basic_logits)
+
+
+def test_what_the_weights_do_not_allow_is_refused(folder, tmp_path):
+    with pytest.raises(UserError, match="could not be loaded as a Red Heart model"):
+        build_model(tiny_config(tmp_path / "run", start_from=str(folder), model={"hidden_size": 64}))
+    with pytest.raises(UserError, match="no model folder at"):
+        build_model(tiny_config(tmp_path / "run", start_from=str(folder / "nothing")))
