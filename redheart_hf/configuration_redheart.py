@@ -112,8 +112,8 @@ class RedHeartConfig(PreTrainedConfig):
     regret_aversion: float | int = 0.5
     """c in Q(d) = d + c d^3, the regret function of Loomes and Sugden (1982); zero makes regret linear."""
 
-    modules: list[str] = field(default_factory=lambda: list(MODULES))
-    """Which of `labels.MODULES` the model has; what is left out has no weights and no say."""
+    modules: list[str] | str = field(default_factory=lambda: list(MODULES))
+    """Which of `labels.MODULES` the model has, or a mode; what is left out has no weights and no say."""
     surd_trunk_sizes: list[int] = field(default_factory=lambda: [2048, 1536])
     surd_term_sizes: list[int] = field(default_factory=lambda: [3072, 3008])
     analyzer_size: int = 768
@@ -162,6 +162,8 @@ class RedHeartConfig(PreTrainedConfig):
             near = difflib.get_close_matches(unknown[0], names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"RedHeartConfig has no field {', '.join(map(repr, unknown))}{hint}")
+        if isinstance(self.modules, str) and self.modules in MODULES_OF_MODE:
+            self.modules = list(MODULES_OF_MODE[self.modules])
         self.auto_map = dict(AUTO_MAP)
         super().__post_init__(**kwargs)
 
@@ -202,6 +204,8 @@ class RedHeartConfig(PreTrainedConfig):
         for name in ("hidden_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if isinstance(self.modules, str):
+            raise ValueError(f"modules is {self.modules!r}: give a list, or a mode of {', '.join(MODULES_OF_MODE)}")
         for name in self.modules:
             if name not in MODULES:
                 raise ValueError(f"modules has no {name!r}; known: {', '.join(MODULES)}")

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 from .configuration_redheart import RedHeartConfig
-from .kalman import LinearGaussian, kalman_filter, ornstein_uhlenbeck
 from .labels import VAD
 from .modeling_projections import FeedForward
 from .outputs import DynamicsOutput
@@ -23,6 +22,8 @@ from .outputs import DynamicsOutput
 # Half-lives of the filters at initialisation, in tokens; and the least and greatest angle they turn by each.
 HALF_LIVES = (1.0, 100.0)
 MAX_ANGLE = math.pi / 10
+# What is seen of VAD is at best as sure as the head can be, at worst it says nothing on a scale from -1 to 1.
+LOG_NOISE_RANGE = (-8.0, 4.0)
 
 
 class SignalSimulator(nn.Module):
@@ -60,7 +61,7 @@ class SignalSimulator(nn.Module):
         decay = torch.exp(self.log_decay.float())
         driven = torch.view_as_complex(self.in_proj(self.norm(hidden_BTD)).float().unflatten(-1, (-1, 2)))
         # Without this factor slow filters would be louder than fast ones: sqrt(1 - |a|^2).
-        driven = driven * torch.sqrt(-torch.expm1(-2 * decay))
+        driven = driven * torch.sqrt(-torch.expm1(-2 * decay)) * attention_mask[..., None]  # padding is silence
         length = hidden_BTD.shape[1]
         steps = torch.arange(length + 1, device=driven.device, dtype=torch.float32)[:, None]
         powers = torch.polar(torch.exp(-decay * steps), self.angle.float() * steps)  # (T + 1, N): a^0 ... a^T
@@ -70,7 +71,8 @@ class SignalSimulator(nn.Module):
         )[:, :length]
         if state_BN is not None:
             response = response + powers[1:] * state_BN[:, None]
-        last = attention_mask.sum(dim=1).clamp(min=1).long() - 1
+        positions = torch.arange(length, device=driven.device)
+        last = (attention_mask.long() * positions).argmax(dim=1)
         states = torch.view_as_real(response).flatten(-2).to(hidden_BTD.dtype)
         answer = self.out_proj(F.gelu(self.mixer(states)))
         return hidden_BTD + answer, response[torch.arange(len(last), device=last.device), last]
@@ -98,14 +100,9 @@ class AffectFilter(nn.Module):
         init.constant_(self.log_return_rate, math.log(math.log(2)))
         init.constant_(self.log_variability, math.log(0.5 * math.sqrt(2 * math.log(2))))
 
-    def process(self) -> LinearGaussian:
-        """The process in steps of one turn; in float32, whatever the weights are kept in."""
-        rate, variability = self.log_return_rate.float().exp(), self.log_variability.float().exp()
-        return ornstein_uhlenbeck(rate, self.home_base.float(), variability)
-
     def forward(self, task_BC, vad_mean_B3, vad_log_variance_B3, turns: torch.Tensor | None = None) -> DynamicsOutput:
         moved, doubt = self.observer(task_BC).float().chunk(2, dim=-1)
-        seen_B3, noise_B3 = vad_mean_B3 + moved, torch.exp(vad_log_variance_B3 + doubt)
+        seen_B3, noise_B3 = vad_mean_B3 + moved, torch.exp((vad_log_variance_B3 + doubt).clamp(*LOG_NOISE_RANGE))
         alone = torch.arange(len(task_BC), device=task_BC.device)[:, None]
         mean_B3, variance_B3 = (part.squeeze(1) for part in self.follow(seen_B3, noise_B3, alone))
         if turns is not None:
@@ -116,8 +113,22 @@ class AffectFilter(nn.Module):
         return DynamicsOutput(vad_mean=mean_B3, vad_log_variance=variance_B3.log())
 
     def follow(self, seen_B3, noise_B3, turns_GS) -> tuple[torch.Tensor, torch.Tensor]:
-        """Means and variances (G, S, 3) of each turn given those up to it."""
-        rows = turns_GS.clamp(min=0)
-        model = self.process()._replace(observation_noise=torch.diag_embed(noise_B3[rows]))
-        filtered = kalman_filter(model, seen_B3[rows].masked_fill((turns_GS < 0)[..., None], torch.nan))
-        return filtered.means, filtered.covariances.diagonal(dim1=-2, dim2=-1)
+        """Means and variances (G, S, 3) of each turn given those up to it.
+
+        The dimensions are independent, so that the filter of `kalman.py` is one of numbers here; elementwise and in
+        float32, whatever the weights are kept in and autocast would multiply in.
+        """
+        rate, base = self.log_return_rate.float().exp(), self.home_base.float()
+        stationary = self.log_variability.float().exp() ** 2 / (2 * rate)
+        mean, variance = base.expand(len(turns_GS), -1), stationary.expand(len(turns_GS), -1)
+        means, variances = [], []
+        for step, rows in enumerate(turns_GS.unbind(dim=1)):
+            if step:
+                mean = base + (mean - base) * torch.exp(-rate)
+                variance = variance * torch.exp(-2 * rate) - stationary * torch.expm1(-2 * rate)
+            here, rows = (rows >= 0)[:, None], rows.clamp(min=0)
+            gain = torch.where(here, variance / (variance + noise_B3[rows]), 0.0)
+            mean, variance = mean + gain * (seen_B3[rows] - mean), (1 - gain) * variance
+            means.append(mean)
+            variances.append(variance)
+        return torch.stack(means, dim=1), torch.stack(variances, dim=1)

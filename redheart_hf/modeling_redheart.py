@@ -8,6 +8,7 @@ Run   `model = RedHeartForMultiTask.from_pretrained(folder); model(**tokenizer("
 Letters: B sequences, T tokens, D hidden size, Q tasks, C task size, G groups, A alternatives.
 """
 
+import copy
 import math
 from typing import Any
 
@@ -52,6 +53,8 @@ def optional(config: RedHeartConfig, name: str) -> nn.Module | None:
     return MODULE_CLASSES[name](config) if name in config.modules else None
 
 
+HUB_ARGUMENTS = ("subfolder", "revision", "token", "cache_dir", "local_files_only", "force_download")
+
 # log of the first steepness of choice: utilities .3 apart, a common distance, give odds of about 3 : 1.
 INITIAL_LOG_PREFERENCE_SCALE = math.log(4.0)
 
@@ -85,16 +88,28 @@ class RedHeartPreTrainedModel(PreTrainedModel):
             module.init_own_weights(self.config.initializer_range)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, modules: list[str] | str | None = None, **kwargs):
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *args,
+        modules: list[str] | str | None = None,
+        new_modules: bool = False,
+        **kwargs,
+    ):
         """As Transformers', with as many of the saved model's `modules` as asked for.
 
-        `modules` names some of `labels.MODULES`, or a mode: training, evaluation, inference. None takes all there are.
-        What `text_encoder_mode` keeps from learning is kept from it still. Raises ValueError for a module that does
-        not exist, or that the saved model has no weights for.
+        `modules` names some of `labels.MODULES`, or a mode: training, evaluation, inference. None takes those of
+        `config`, if one is given, else all there are. What `text_encoder_mode` keeps from learning is kept from it
+        still. Raises ValueError for a module that does not exist, and for one that was not saved, unless `new_modules`
+        says that it may start fresh.
         """
-        if modules is not None:
-            saved = RedHeartConfig.from_pretrained(pretrained_model_name_or_path)
-            kwargs["config"] = saved.with_modules(modules)
+        config = kwargs.get("config")  # the Auto classes have put `modules` into it already
+        if modules is not None or hasattr(config, "modules"):
+            hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+            saved = RedHeartConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+            kwargs["config"] = copy.deepcopy(config) if hasattr(config, "modules") else saved
+            asked = kwargs["config"].modules if modules is None else modules
+            kwargs["config"].modules = asked if new_modules else saved.with_modules(asked).modules
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info
         for module in model.modules():

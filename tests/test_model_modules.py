@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
+from transformers import AutoModelForSequenceClassification
 
 from preprocessing.encode import encode
 from redheart_hf import RedHeartForMultiTask, preset_config
@@ -278,6 +279,35 @@ def test_modules_are_chosen_when_loading(batch, tmp_path):
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value)
     assert not torch.equal(dropped["emotion.basic_logits"], expected["emotion.basic_logits"])
+
+
+def test_modules_are_chosen_through_the_auto_classes_and_in_subfolders(tmp_path):
+    RedHeartForMultiTask(config_of(modules=["surd_head", "triangle"])).save_pretrained(tmp_path / "inner")
+    found = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "inner", trust_remote_code=True, modules="inference"
+    )
+    assert found.config.modules == ["triangle"]
+    assert RedHeartForMultiTask.from_pretrained(tmp_path, subfolder="inner", modules=[]).config.modules == []
+    for wrong in (["emotion_analyser"], ["regret_analyzer"]):
+        with pytest.raises(ValueError, match=wrong[0]):
+            AutoModelForSequenceClassification.from_pretrained(
+                tmp_path / "inner", trust_remote_code=True, modules=wrong
+            )
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_silence_to_the_filters(side):
+    bank = simulator()
+    hidden = torch.randn(1, 6, 32, generator=torch.Generator().manual_seed(3))
+    noise = torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(4))
+    parts, mask = (hidden, noise), [1] * 6 + [0] * 3
+    padded = torch.cat(parts[::-1] if side == "left" else parts, dim=1)
+    mask = torch.tensor([mask[::-1] if side == "left" else mask])
+    with torch.no_grad():
+        (expected, state), (found, padded_state) = bank(hidden, torch.ones(1, 6)), bank(padded, mask)
+    kept = found[:, 3:] if side == "left" else found[:, :6]
+    torch.testing.assert_close(kept, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(padded_state, state, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def test_a_moved_threshold_separates_the_same_rows():
     thresholds = {"basic_emotions": [0.2, 0.7], "fine_emotions": [0.5]}
     moved = moved_thresholds(thresholds, fitted)
     assert moved["fine_emotions"] == [0.5]
+    assert moved_thresholds({}, fitted) == moved_thresholds({"basic_emotions": [0.5, 0.5]}, fitted)
     before = sigmoid(logits) >= thresholds["basic_emotions"]
     scaling = fitted["basic_emotions"]
     after = sigmoid(scaling[:, 0] * logits + scaling[:, 1]) >= moved["basic_emotions"]

@@ -13,6 +13,7 @@ Exit codes: 0 done, 1 a fault of the program, 2 something you can mend.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,10 @@ from redheart_hf.calibration import (
     variance_factors,
 )
 from training.evaluate import Predicted, predict_by_reader
-from training.figures import THRESHOLD_READERS, labels_of
+from training.figures import THRESHOLD_READERS, Thresholds, labels_of
 from training.inference import load_model
+from training.metrics import DEFAULT_THRESHOLD
 from training.report import store_in_config
-
-Calibration = dict[str, list[list[float]]]
 
 
 def logit(probabilities: np.ndarray) -> np.ndarray:
@@ -70,14 +70,27 @@ def fit_variance(predicted: Predicted) -> tuple[np.ndarray, tuple[float, float]]
     return factors, (normalised_squared_error(errors, before), normalised_squared_error(errors, after))
 
 
-def moved_thresholds(thresholds: dict[str, list[float]], fitted: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    """Each threshold where its probability has gone, so that it separates the same rows."""
-    return {
-        field: sigmoid(fitted[field][:, 0] * logit(np.asarray(values)) + fitted[field][:, 1]).tolist()
-        if field in fitted
-        else values
-        for field, values in thresholds.items()
-    }
+def moved_thresholds(thresholds: Thresholds, fitted: Mapping[str, np.ndarray]) -> Thresholds:
+    """Each threshold where its probability has gone, so that it separates the same rows; .5 where none was stored."""
+    moved = dict(thresholds)
+    for field in THRESHOLD_READERS:
+        if field in fitted:
+            scales, offsets = fitted[field].T
+            values = np.asarray(thresholds.get(field, [DEFAULT_THRESHOLD] * len(scales)))
+            moved[field] = sigmoid(scales * logit(values) + offsets).tolist()
+    return moved
+
+
+def check_halves(predicted: Predicted, field: str) -> None:
+    """Raises UserError when a half has no row with the label."""
+    for half in ("choosing", "reporting"):
+        part = predicted.half(half)
+        held, _ = labels_of(part.records, field)
+        if not len(held):
+            raise UserError(
+                f"of {len(predicted.records)} rows none with {field} is in the {half} half; both halves need some: "
+                "give more rows"
+            )
 
 
 def calibrate(predicted: dict[str, Predicted]) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -86,9 +99,11 @@ def calibrate(predicted: dict[str, Predicted]) -> tuple[dict[str, np.ndarray], l
     lines = [f"{'field':<18} {'figure':<28} {'before':>8} {'after':>8}"]
     for field, reader in THRESHOLD_READERS.items():
         if reader in predicted:
+            check_halves(predicted[reader], field)
             fitted[field], (before, after) = fit_emotions(predicted[reader], field)
             lines.append(f"{field:<18} {'expected calibration error':<28} {before:>8.4f} {after:>8.4f}")
     if "emobank" in predicted:
+        check_halves(predicted["emobank"], "vad")
         factors, (before, after) = fit_variance(predicted["emobank"])
         fitted["vad"] = factors[:, None]
         lines.append(f"{'vad':<18} {'NEES (3 is right)':<28} {before:>8.3f} {after:>8.3f}")
@@ -104,17 +119,21 @@ def main() -> None:
     parser.add_argument("--data", action="append", required=True, metavar="READER=PATH", help="rows; repeatable")
     parser.add_argument("--batch-size", type=int, default=64, help="records at a time (%(default)s)")
     arguments = parser.parse_args()
+    if arguments.batch_size < 1:
+        raise UserError(f"--batch-size must be at least 1, got {arguments.batch_size}")
     model, tokenizer = load_model(arguments.model)
     if model.config.calibration:
         raise UserError(f"{arguments.model} is calibrated already; remove `calibration` from its config.json first")
     records: dict[str, list[Any]] = {}
     for source in map(parse_source, arguments.data):
-        records.setdefault(source.reader, []).extend(read(source).records)
+        result = read(source)
+        records.setdefault(source.reader, []).extend(result.records)
+        if result.rejected:
+            print(f"{source.reader}: {len(result.rejected):,} rows could not be read and are left out")
     fitted, lines = calibrate(predict_by_reader(model, tokenizer, records, batch_size=arguments.batch_size))
-    changes: dict[str, Any] = {"calibration": {field: values.tolist() for field, values in fitted.items()}}
-    if model.config.thresholds:
-        changes["thresholds"] = moved_thresholds(model.config.thresholds, fitted)
-    store_in_config(arguments.model, changes)
+    calibration = {field: values.tolist() for field, values in fitted.items()}
+    thresholds = moved_thresholds(model.config.thresholds or {}, fitted)
+    store_in_config(arguments.model, {"calibration": calibration, "thresholds": thresholds or None})
     print("\n".join(lines))
 
 

@@ -138,6 +138,8 @@ class TrainConfig:
                 raise UserError(f"{name} must be positive, got {value}")
         if self.class_balance is not None and not 0 <= self.class_balance < 1:
             raise UserError(f"class_balance must lie in [0, 1), got {self.class_balance}")
+        if self.class_balance is not None and self.model.get("label_weights"):
+            raise UserError("class_balance and model.label_weights both weigh the labels; give one of them")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"betas must lie in [0, 1), got {self.betas}")
         for reader, passes in self.passes.items():

@@ -83,9 +83,9 @@ def class_balanced_weights(counts: list[float], beta: float) -> list[float]:
     return [1.0 if weight is None else weight * len(known) / sum(known) for weight in raw]
 
 
-def label_weights(counts: dict[str, list[float]], beta: float | None) -> dict[str, list[float]] | None:
-    """Class-balanced weights of every field of emotions; none without a beta."""
-    return None if beta is None else {field: class_balanced_weights(times, beta) for field, times in counts.items()}
+def label_weights(counts: dict[str, list[float]], beta: float) -> dict[str, list[float]]:
+    """Class-balanced weights of every field of emotions."""
+    return {field: class_balanced_weights(times, beta) for field, times in counts.items()}
 
 
 def take_holdouts(

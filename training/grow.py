@@ -4,6 +4,7 @@ In    --model DIR (a model folder), --width K (every width times K), --depth K (
 Out   --output DIR: the grown model with its tokenizer, config and thresholds; how far its answers moved is printed.
 Run   python -m training.grow --model outputs/main/final --output outputs/grown --width 2
       accelerate launch training/train.py RECIPE --start_from outputs/grown --output_dir outputs/more
+      (a RECIPE that says nothing of sizes under `model`)
 
 Width is exact for both kinds of block; depth is exact in Pre-LN blocks, bit for bit, and in Post-LN blocks up to the
 eps of a norm (redheart_hf/growth.py says why). Copies are told apart by noise that cancels; --noise 0 leaves them
@@ -39,7 +40,8 @@ def answers(model: RedHeartForMultiTask, tokenizer: PreTrainedTokenizerBase) -> 
     inputs = tokenizer(list(TEXTS), padding=True, truncation=True, max_length=model.config.max_length)
     with evaluation_mode(model):
         output = model(**{name: torch.tensor(ids, device=model.device) for name, ids in inputs.items()})
-    parts = [*output.emotion.values(), *output.ethics.values(), *output.regret.values()]
+    heads = (output.emotion, output.ethics, output.regret, output.surd, output.dynamics)
+    parts = [part for head in heads if head is not None for part in head.values()]
     return torch.cat([part.float().flatten() for part in parts])
 
 
@@ -58,7 +60,11 @@ def main() -> None:
         raise UserError(f"{arguments.output} exists already; give another folder, or remove it")
     if min(arguments.width, arguments.depth) < 1 or arguments.width * arguments.depth == 1:
         raise UserError(f"--width {arguments.width} --depth {arguments.depth} would not grow anything; give one of 2")
+    if not 0 <= arguments.noise < float("inf"):
+        raise UserError(f"--noise must be a number of at least 0, got {arguments.noise}")
     model, tokenizer = load_model(arguments.model)
+    if arguments.depth > 1 and not len(model.model.blocks):
+        raise UserError(f"{arguments.model} has no block to put others behind; --depth cannot grow it")
     grown = grow(model.cpu(), arguments.width, arguments.depth, arguments.noise, arguments.seed)
     asked = copy.deepcopy(tokenizer)  # a tokenizer that has cut once keeps the length in what it saves
     distance = float((answers(grown, asked) - answers(model, asked)).abs().max())

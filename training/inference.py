@@ -63,13 +63,19 @@ def load_model(
         saved = RedHeartConfig.from_pretrained(folder)
         config = RedHeartConfig(**saved.to_dict() | dict(changes or {}))
         model, report = RedHeartForMultiTask.from_pretrained(
-            folder, config=config, dtype=torch.float32, output_loading_info=True
+            folder, config=config, new_modules=new_modules, dtype=torch.float32, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise UserError(
             f"{folder} could not be loaded as a Red Heart model: {type(error).__name__}: {error}"
         ) from error
+    surplus = sorted(report["unexpected_keys"])
+    if surplus:
+        raise UserError(
+            f"the weights in {folder} have {len(surplus)} tensors that its config, or what was changed in it, leaves "
+            f"no room for, the first is {surplus[0]}; leave sizes and layers as they were saved"
+        )
     # Transformers would leave what is missing at random values, with a warning.
     fresh = set(config.modules) - set(saved.modules) if new_modules else set()
     absent = sorted(key for key in report["missing_keys"] if not fresh & set(key.split(".")))

@@ -4,8 +4,8 @@ In    each step's outputs and labels; a buffer of the last predictions, in the c
 Out   targets (B, 12) for rows with a judgement, NaN for the others and until the buffer holds enough.
 Run   through TrainLoop, when the model has a SURD head.
 
-The outcome is a human label, never an output of the model: whether an action was found acceptable, else which side of
-a preference pair a text is on. Agents are the predicted valence, utility and neutral-view regret, in four bins of
+The outcome is a human label, never an output of the model: which side of a preference pair a text is on, else whether
+an action was found acceptable. Agents are the predicted valence, utility and neutral-view regret, in four bins of
 equal counts. The terms of a state of the outcome are divided by its surprise, so that they and the leak sum to one.
 They are those of thousands of predictions, never of a batch: a batch of 32 reports bits where there are none, and
 calls them synergy. What chance alone finds is logged beside them.

@@ -61,7 +61,8 @@ def train(config: TrainConfig) -> None:
         read_state(checkpoint, config, accelerator.num_processes)
     with accelerator.main_process_first():
         data = prepare_data(config, model.config, tokenizer, write=accelerator.is_main_process)
-    model.config.label_weights = label_weights(data.emotion_counts, config.class_balance)
+    if config.class_balance is not None:
+        model.config.label_weights = label_weights(data.emotion_counts, config.class_balance)
 
     evaluated: dict[int, Evaluation] = {}
 
@@ -129,6 +130,8 @@ def build_model(config: TrainConfig) -> tuple[PreTrainedTokenizerBase, RedHeartF
     set_seed(config.seed)
     if config.start_from is not None:
         model, tokenizer = load_model(expand(config.start_from), config.model, new_modules=True)
+        # They were fitted to answers that will change.
+        model.config.calibration, model.config.thresholds = None, None
         return tokenizer, model
     if config.tokenizer is None and config.text_encoder is None:
         raise UserError("none of tokenizer, text_encoder and start_from is given: say what reads the text")
