@@ -153,6 +153,8 @@ class RedHeartConfig(PreTrainedConfig):
     """Per label field [scale, offset] of each logit, and under `vad` a factor of each variance (calibration.py)."""
     trained_labels: list[str] | None = None
     """Labels the model was trained on; what it says of others is chance, and `training.predict` keeps it back."""
+    trained_on: dict[str, int] | None = None
+    """Reader -> records it has learned from, in the last run and in those that it was started from."""
     auto_map: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs: Any):

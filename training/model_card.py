@@ -69,8 +69,14 @@ LIMITS = """\
 - Regret and the three views of utility {regret}; they have not been compared with what people say they regret.
 - ETHICS labels are the annotators' common judgement on short English texts, not a theory of what is right.
 - Thresholds and figures were found on texts like those of training; other kinds of text were not tried.
-- The SURD analysis of what causes what is not part of this model yet.
+- {surd}
 """
+
+SURD_LIMIT = (
+    "The shares of SURD say what valence, utility and regret tell of a human verdict together; they prove no cause. "
+    "Redundancy is meant as in I_min (Williams and Beer 2010)."
+)
+NO_SURD = "The SURD analysis of what causes what is not part of this model."
 
 
 def write_model_card(
@@ -88,6 +94,7 @@ def write_model_card(
         learned="come from this project's own scenarios"
         if from_scenarios
         else "had no labels of their own in this run",
+        surd=SURD_LIMIT if "surd_head" in model.config.modules else NO_SURD,
         regret="rest on this project's own scenarios" if from_scenarios else "had no labels in this run",
     )
     loading = HOW_TO_LOAD.format(prefix=model.config.text_prefix, basic=", ".join(BASIC_EMOTIONS))
@@ -169,11 +176,15 @@ def set_up(train_config: TrainConfig, duration_seconds: float, model: RedHeartFo
     config = train_config.to_dict()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    encoder = Path(train_config.text_encoder).name if train_config.text_encoder else "own token embeddings"
+    reader = "own token embeddings"
+    if model.config.text_encoder_config is not None:
+        name = Path(train_config.text_encoder).name if train_config.text_encoder else "the encoder it was started with"
+        reader = f"{name} ({model.config.text_encoder_mode})"
+    origin = "started from" if train_config.start_from else "preset"
     length = f"{config['max_steps']:,} steps" if config["max_steps"] else f"{config['epochs']} epochs"
     facts = {
-        "preset": config["preset"],
-        "text read by": f"{encoder}" + (f" ({model.config.text_encoder_mode})" if train_config.text_encoder else ""),
+        origin: Path(train_config.start_from).name if train_config.start_from else config["preset"],
+        "text read by": reader,
         "parameters": f"{parameters:,}, of which {trained:,} trained",
         "length": f"{length}, {duration_seconds / 60:.1f} minutes",
         "batch": f"{config['batch_size']} records x {config['gradient_accumulation_steps']} per process",

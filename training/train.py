@@ -176,14 +176,17 @@ def finish(
     """Report, and write final/ with the chosen thresholds: all at once, or as it was before."""
     output_dir = Path(config.output_dir)
     figures, thresholds = evaluation
-    model.config.thresholds, model.config.trained_labels = thresholds or None, data.labels
+    earlier_labels, earlier_data = model.config.trained_labels or [], model.config.trained_on or {}
+    model.config.thresholds = thresholds or None
+    model.config.trained_labels = sorted({*earlier_labels, *data.labels})
+    model.config.trained_on = earlier_data | data.counts
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / "train_config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        write_model_card(folder, config, figures, data.counts, seconds, model)
+        write_model_card(folder, config, figures, model.config.trained_on, seconds, model)
 
     write_folder(output_dir / "final", write, {"step": step})
     print(figures_table(figures))
