@@ -5,7 +5,6 @@ Out   outputs compared bit by bit, with loops written out, and with formulas.
 Run   `pytest tests/test_model_modules.py`
 """
 
-import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
@@ -15,7 +14,6 @@ from preprocessing.encode import encode
 from redheart_hf import RedHeartForMultiTask, preset_config
 from redheart_hf.labels import MODULES, SURD_TERMS
 from redheart_hf.modeling_analyzers import rivals_of
-from redheart_hf.modeling_dynamics import AffectFilter, SignalSimulator
 from redheart_hf.modeling_memory import ScenarioMemory
 from training.collator import MODEL_INPUTS, Collator
 
@@ -118,110 +116,6 @@ def test_every_weight_learns_within_two_labelled_steps(batch):
     assert {name for name in still if "mixture.experts" not in name} == set()
 
 
-# ---------------------------------------------------------------- the signal simulator
-
-
-def simulator() -> SignalSimulator:
-    torch.manual_seed(0)
-    model = RedHeartForMultiTask(config_of(hidden_size=32, num_filters=16, modules=["signal_simulator"]))
-    return perturbed(model.model.signal_simulator).eval()
-
-
-def embedded(batch, size: int) -> torch.Tensor:
-    """Real token ids as vectors, by a fixed table."""
-    table = torch.randn(4096, size, generator=torch.Generator().manual_seed(2))
-    return table[batch["input_ids"] % 4096]
-
-
-def test_filters_agree_with_their_recurrence_written_out(batch):
-    bank, hidden = simulator().double(), embedded(batch, 32)[:2].double()
-    mask = batch["attention_mask"][:2]
-    with torch.no_grad():
-        driven = bank.in_proj(bank.norm(hidden)).numpy()
-        driven = driven[..., 0::2] + 1j * driven[..., 1::2]
-        decay = np.exp(bank.log_decay.numpy())
-        pole = np.exp(-decay + 1j * bank.angle.numpy())
-        state = np.zeros_like(driven[:, 0])
-        states = []
-        for step in range(driven.shape[1]):
-            state = pole * state + np.sqrt(1 - np.exp(-2 * decay)) * driven[:, step]
-            states.append(state)
-        _, found = bank(hidden, mask)
-    last = mask.sum(dim=1).tolist()
-    expected = np.stack([states[last[row] - 1][row] for row in range(2)])
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
-
-
-def test_a_text_in_pieces_gives_the_numbers_of_the_whole(batch):
-    bank, hidden = simulator(), embedded(batch, 32)
-    ones = torch.ones(hidden.shape[:2])
-    with torch.no_grad():
-        whole, end = bank(hidden, ones)
-        state, pieces = None, []
-        for start in (0, 1, 7, 20):
-            stop = {0: 1, 1: 7, 7: 20, 20: hidden.shape[1]}[start]
-            piece, state = bank(hidden[:, start:stop], ones[:, start:stop], state)
-            pieces.append(piece)
-    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(state, end, atol=1e-5, rtol=1e-5)
-
-
-def test_a_filter_hears_nothing_of_what_comes_later(batch):
-    bank, hidden = simulator(), embedded(batch, 32)
-    ones = torch.ones(hidden.shape[:2])
-    later = hidden.clone()
-    later[:, 10:] = later[:, 10:].flip(1)
-    with torch.no_grad():
-        torch.testing.assert_close(bank(later, ones)[0][:, :10], bank(hidden, ones)[0][:, :10], atol=1e-5, rtol=0)
-        assert not torch.allclose(bank(later, ones)[0][:, 10:], bank(hidden, ones)[0][:, 10:], atol=1e-3)
-
-
-# ---------------------------------------------------------------- the affect filter
-
-
-def affect_filter() -> AffectFilter:
-    torch.manual_seed(0)
-    return perturbed(RedHeartForMultiTask(config_of(modules=["affect_filter"])).affect_filter).eval()
-
-
-def test_a_single_turn_is_weighed_against_the_home_base():
-    module = affect_filter()
-    task = torch.linspace(-1, 1, 2 * 96).reshape(2, 96)
-    mean, log_variance = torch.tensor([[0.4, -0.2, 0.1], [0.9, 0.0, -0.5]]), torch.full((2, 3), -2.0)
-    with torch.no_grad():
-        moved, doubt = module.observer(task).chunk(2, dim=-1)
-        found = module(task, mean, log_variance)
-        stationary = module.log_variability.exp() ** 2 / (2 * module.log_return_rate.exp())
-        precision = torch.exp(-(log_variance + doubt)) + 1 / stationary
-        expected = ((mean + moved) * torch.exp(-(log_variance + doubt)) + module.home_base / stationary) / precision
-    torch.testing.assert_close(found.vad_mean, expected)
-    torch.testing.assert_close(found.vad_log_variance, -precision.log())
-
-
-def test_turns_of_a_dialogue_are_followed_and_the_rest_stands_alone():
-    module = affect_filter()
-    task = torch.linspace(-1, 1, 5 * 96).reshape(5, 96)
-    mean, log_variance = torch.linspace(-0.8, 0.8, 15).reshape(5, 3), torch.full((5, 3), -1.0)
-    turns = torch.tensor([[3, 0, 4], [1, -1, -1]])
-    with torch.no_grad():
-        alone = module(task, mean, log_variance)
-        found = module(task, mean, log_variance, turns)
-        moved, doubt = module.observer(task).chunk(2, dim=-1)
-        rate, base, spread = module.log_return_rate.exp(), module.home_base, module.log_variability.exp()
-        stationary = spread**2 / (2 * rate)
-        believed, variance = base, stationary
-        for step, row in enumerate((3, 0, 4)):
-            if step:
-                believed = base + (believed - base) * torch.exp(-rate)
-                variance = variance * torch.exp(-2 * rate) + stationary * (1 - torch.exp(-2 * rate))
-            noise = torch.exp(log_variance[row] + doubt[row])
-            gain = variance / (variance + noise)
-            believed, variance = believed + gain * (mean[row] + moved[row] - believed), (1 - gain) * variance
-            torch.testing.assert_close(found.vad_mean[row], believed)
-            torch.testing.assert_close(found.vad_log_variance[row], variance.log())
-    assert torch.equal(found.vad_mean[[1, 2]], alone.vad_mean[[1, 2]])
-
-
 # ---------------------------------------------------------------- rivals and memory
 
 
@@ -293,21 +187,6 @@ def test_modules_are_chosen_through_the_auto_classes_and_in_subfolders(tmp_path)
             AutoModelForSequenceClassification.from_pretrained(
                 tmp_path / "inner", trust_remote_code=True, modules=wrong
             )
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_is_silence_to_the_filters(side):
-    bank = simulator()
-    hidden = torch.randn(1, 6, 32, generator=torch.Generator().manual_seed(3))
-    noise = torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(4))
-    parts, mask = (hidden, noise), [1] * 6 + [0] * 3
-    padded = torch.cat(parts[::-1] if side == "left" else parts, dim=1)
-    mask = torch.tensor([mask[::-1] if side == "left" else mask])
-    with torch.no_grad():
-        (expected, state), (found, padded_state) = bank(hidden, torch.ones(1, 6)), bank(padded, mask)
-    kept = found[:, 3:] if side == "left" else found[:, :6]
-    torch.testing.assert_close(kept, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(padded_state, state, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
