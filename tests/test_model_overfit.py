@@ -43,7 +43,8 @@ def reducible(output, labels) -> dict[str, float]:
     losses = {term: loss.item() for term, loss in output.losses.items() if term != ROUTER_TERM}
     losses["acceptability"] -= entropy_of_acceptability(labels["acceptability"]).item()
     present = ~labels["vad"].isnan()
-    losses["vad"] = (output.emotion.vad_mean - labels["vad"])[present].pow(2).mean().item()
+    for term, mean in (("vad", output.emotion.vad_mean), ("turn_vad", output.dynamics.vad_mean)):
+        losses[term] = (mean - labels["vad"])[present].pow(2).mean().item()
     return losses
 
 
