@@ -146,7 +146,8 @@ class RedHeartConfig(PreTrainedConfig):
     router_z_loss_weight: float | int = 0.001
 
     thresholds: dict[str, list[float]] | None = None
-    """Per label field, the probability from which a label counts as present; chosen on dev, null before that."""
+    """Per label field, the probability from which a label counts as present; chosen on dev, null before that. Where
+    `calibration` has the field, it is meant of the calibrated probability (`calibration.calibrated`)."""
     label_weights: dict[str, list[float]] | None = None
     """Per label field, what each label's loss is multiplied by; null for one."""
     calibration: dict[str, list[list[float]]] | None = None

@@ -40,7 +40,9 @@ def grown_config(config: RedHeartConfig, width: int = 1, depth: int = 1) -> RedH
     return type(config)(**fields | {"num_hidden_layers": depth * config.num_hidden_layers})
 
 
-def grow(model: RedHeartForMultiTask, width: int = 2, depth: int = 1, noise: float = 0.1, seed: int = 0):
+def grow(
+    model: RedHeartForMultiTask, width: int = 2, depth: int = 1, noise: float = 0.1, seed: int = 0
+) -> RedHeartForMultiTask:
     """The grown model, in float32 and with the small one's outputs up to rounding.
 
     `noise` is the deviation of what tells copies apart, as a part of each weight's own; zero leaves them equal.

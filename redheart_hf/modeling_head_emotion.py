@@ -123,7 +123,9 @@ class RedHeartEmotionHead(nn.Module):
         self.vad_mean_proj = OutputLinear(task_size, len(VAD))
         self.vad_log_variance_proj = OutputLinear(task_size, len(VAD))
 
-    def forward(self, task_BC: torch.Tensor, correction: tuple[torch.Tensor, torch.Tensor] | None = None):
+    def forward(
+        self, task_BC: torch.Tensor, correction: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> EmotionOutput:
         """EmotionOutput; `correction` of the analyzer: basic emotions (B, 7) and VAD (B, 3), before squashing."""
         trunk_BC = task_BC + self.trunk(task_BC)
         mixed_BC, router_logits, router_load = self.mixture(trunk_BC)

@@ -40,7 +40,9 @@ class RedHeartEthicsHead(nn.Module):
         self.acceptance = nn.Parameter(torch.empty(2))
         self.log_preference_scale = nn.Parameter(torch.empty(()))
 
-    def forward(self, task_BC: torch.Tensor, correction: tuple[torch.Tensor, torch.Tensor] | None = None):
+    def forward(
+        self, task_BC: torch.Tensor, correction: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> EthicsOutput:
         """EthicsOutput; `correction` of the analyzer: raw circumstances (B, 7) and acceptability logits (B, 4)."""
         state_BC = task_BC + self.trunk(task_BC)
         answers = {name: expert(state_BC).float() for name, expert in self.experts.items()}

@@ -1,8 +1,8 @@
-"""The scenario memory: slots of scenarios seen in training, which a text's pooled vectors look up.
+"""The scenario memory: slots that a text's pooled vectors look up; they learn, and scenarios can be put into them.
 
 In    pooled_BQD, one vector a task.
 Out   the same, each with what its nearest slots hold added, through a gate that is zero at initialisation.
-Run   through `RedHeartForMultiTask`; `fill` puts training scenarios in.
+Run   through `RedHeartForMultiTask`; `fill` puts scenarios in (no training command calls it yet).
 
 Letters: B sequences, Q tasks, D hidden size, M slots.
 """

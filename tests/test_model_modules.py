@@ -17,9 +17,6 @@ from redheart_hf.modeling_analyzers import rivals_of
 from redheart_hf.modeling_memory import ScenarioMemory
 from training.collator import MODEL_INPUTS, Collator
 
-# The affect filter answers for itself: beside it, nothing may change.
-WITHOUT_EFFECT = ("surd_head", *(name for name in MODULES if name != "surd_head"))
-
 
 def config_of(**changes):
     return preset_config("redheart-tiny", **({"vocab_size": 4096, "hidden_dropout": 0.0} | changes))
@@ -51,7 +48,7 @@ def parts_of(output) -> dict[str, torch.Tensor]:
     return parts
 
 
-@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+@pytest.mark.parametrize("name", MODULES)
 def test_a_new_module_changes_nothing_and_a_trained_one_does(name, batch):
     torch.manual_seed(0)
     needed = ["surd_head", name] if name == "surd_analyzer" else [name]
