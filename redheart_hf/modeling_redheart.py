@@ -8,29 +8,27 @@ Run   `model = RedHeartForMultiTask.from_pretrained(folder); model(**tokenizer("
 Letters: B sequences, T tokens, D hidden size, Q tasks, C task size, G groups, A alternatives.
 """
 
-import copy
-import math
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
-from transformers import initialization as init
+from transformers import AutoModel
 from transformers.masking_utils import create_bidirectional_mask
 
 from .configuration_redheart import RedHeartConfig
-from .labels import MODULES, TASKS
+from .labels import TASKS
 from .losses import label_counts, loss_sums, multi_task_loss
-from .modeling_analyzers import Analyzer, EmotionAnalyzer, EthicsAnalyzer, RegretAnalyzer, SurdAnalyzer
+from .modeling_analyzers import EmotionAnalyzer, EthicsAnalyzer, RegretAnalyzer, SurdAnalyzer
+from .modeling_base import RedHeartPreTrainedModel
 from .modeling_blocks import BLOCKS, FINAL_NORMS, rotary_angles
 from .modeling_dynamics import AffectFilter, SignalSimulator
 from .modeling_embeddings import InputProjection, TextEncoder, TokenEmbeddings, drop_pooler
-from .modeling_head_emotion import MixtureOfExperts, RedHeartEmotionHead
+from .modeling_head_emotion import RedHeartEmotionHead
 from .modeling_head_ethics import RedHeartEthicsHead
 from .modeling_head_regret import RedHeartRegretHead
 from .modeling_head_surd import RedHeartSurdHead
 from .modeling_memory import ScenarioMemory
-from .modeling_projections import AttentionPooling, OutputLinear, TaskAttention, TaskProjections
+from .modeling_projections import AttentionPooling, TaskAttention, TaskProjections
 from .modeling_triangle import Triangle
 from .outputs import RedHeartModelOutput, RedHeartOutput
 
@@ -51,71 +49,6 @@ def optional(config: RedHeartConfig, name: str) -> nn.Module | None:
     """The module of that name, or nothing where `config.modules` leaves it out."""
     # CODEPATH: redheart-* presets have every module; real_text recipes have none.
     return MODULE_CLASSES[name](config) if name in config.modules else None
-
-
-HUB_ARGUMENTS = ("subfolder", "revision", "token", "cache_dir", "local_files_only", "force_download")
-
-# log of the first steepness of choice: utilities .3 apart, a common distance, give odds of about 3 : 1.
-INITIAL_LOG_PREFERENCE_SCALE = math.log(4.0)
-
-
-class RedHeartPreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation, common to all classes."""
-
-    config: RedHeartConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["PreNormBlock", "PostNormBlock"]
-    _supports_sdpa = True
-    _supports_attention_backend = True
-    _keys_to_ignore_on_load_unexpected = [rf"\b{name}\." for name in MODULES]  # left out by `modules`
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
-        super()._init_weights(module)
-        # CODEPATH: the stable family (Post-LN + SwiGLU) starts from He et al. 2015; the others from a plain normal.
-        # What answers starts small in both: He's numbers would begin in the flat part of tanh and sigmoid.
-        if self.config.initialization == "he" and isinstance(module, nn.Linear) and type(module) is not OutputLinear:
-            init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if isinstance(module, AttentionPooling):
-            init.zeros_(module.queries)
-        elif isinstance(module, MixtureOfExperts):
-            init.zeros_(module.router_bias)
-        elif isinstance(module, RedHeartEthicsHead):
-            init.zeros_(module.acceptance)
-            init.constant_(module.log_preference_scale, INITIAL_LOG_PREFERENCE_SCALE)
-        elif isinstance(module, (Analyzer, SignalSimulator, AffectFilter, ScenarioMemory, Triangle)):
-            module.init_own_weights(self.config.initializer_range)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path,
-        *args,
-        modules: list[str] | str | None = None,
-        new_modules: bool = False,
-        **kwargs,
-    ):
-        """As Transformers', with as many of the saved model's `modules` as asked for.
-
-        `modules` names some of `labels.MODULES`, or a mode: training, evaluation, inference. None takes those of
-        `config`, if one is given, else all there are. What `text_encoder_mode` keeps from learning is kept from it
-        still. Raises ValueError for a module that does not exist, and for one that was not saved, unless `new_modules`
-        says that it may start fresh.
-        """
-        config = kwargs.get("config")  # the Auto classes have put `modules` into it already
-        if modules is not None or hasattr(config, "modules"):
-            hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-            saved = RedHeartConfig.from_pretrained(pretrained_model_name_or_path, **hub)
-            kwargs["config"] = copy.deepcopy(config) if hasattr(config, "modules") else saved
-            asked = kwargs["config"].modules if modules is None else modules
-            kwargs["config"].modules = asked if new_modules else saved.with_modules(asked).modules
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info
-        for module in model.modules():
-            if isinstance(module, TextEncoder):
-                module.fix_what_does_not_learn()
-        return loaded
 
 
 class RedHeartModel(RedHeartPreTrainedModel):

@@ -5,6 +5,8 @@ Out   outputs compared bit by bit, with loops written out, and with formulas.
 Run   `pytest tests/test_model_modules.py`
 """
 
+import json
+
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
@@ -203,3 +205,14 @@ def test_a_module_that_is_not_there_is_refused(modules, message, tmp_path):
 def test_an_analyzer_of_what_is_not_there_is_refused():
     with pytest.raises(StrictDataclassClassValidationError, match="surd_analyzer corrects the surd_head"):
         config_of(modules=["surd_analyzer"])
+
+
+def test_weights_that_the_folder_lacks_are_named_and_not_made_up(tmp_path):
+    model = RedHeartForMultiTask(config_of(modules=["triangle"]))
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    del config["modules"]  # as before there were modules: all of them would be expected
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"lack \d+ tensors of RedHeartForMultiTask, the first is affect_filter"):
+        RedHeartForMultiTask.from_pretrained(tmp_path)
+    assert RedHeartForMultiTask.from_pretrained(tmp_path, modules=["triangle"]).config.modules == ["triangle"]

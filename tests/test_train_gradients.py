@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
@@ -21,10 +22,12 @@ from transformers import AutoTokenizer
 
 from preprocessing.readers import parse_source, read
 from preprocessing.records import Action, Record
-from redheart_hf.labels import FINE_EMOTIONS, KOREAN_EMOTIONS
+from redheart_hf.labels import FINE_EMOTIONS, KOREAN_EMOTIONS, SURD_TERMS
 from training.loop import TrainLoop
+from training.surd_targets import SurdTargets
 
-NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+# No dropout, which would differ by batch; and the head whose targets come from predictions of all processes.
+CHANGES = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "modules": ["surd_head"]}
 
 
 def one_hot(size: int, *positions: int) -> list[float]:
@@ -90,10 +93,12 @@ def gradient_of_step(tokenizer, output_dir: Path, micro_batches: list[list[int]]
         max_grad_norm=1e9,
         loss_weights={"polarity": 2.0, "vad": 0.5},
     )
-    loop = build_loop(tokenizer, config, mixed_records(), GradientLoop, **NO_DROPOUT)
+    loop = build_loop(tokenizer, config, mixed_records(), GradientLoop, **CHANGES)
     assert loop.accelerator.num_processes == processes
     # Terms' weights that differ: a factor taken twice, or not at all, would show.
     loop.term_weights.load_state_dict({term: 0.1 * i for i, term in enumerate(loop.term_weights.log_variances)})
+    # As after thousands of predictions: the SURD head has something to learn.
+    loop.surd_targets.terms = np.eye(2, len(SURD_TERMS))
     loop.take_step([loop.collator([loop.dataset[row] for row in rows]) for rows in micro_batches])
     return loop
 
@@ -139,6 +144,12 @@ def test_two_processes_give_the_gradient_of_one(tokenizer, tokenizer_dir: Path, 
         # Afterwards a step whose records have emotions only: heads without labels must neither stop the processes nor
         # move the weights apart.
         assert distance(load_file(tmp_path / f"gradients-{process}.safetensors"), whole.gradients) < 1e-5
+        # Each process remembers what both predicted, in the order in which one would have seen it.
+        remembered = SurdTargets()
+        remembered.load(tmp_path / f"surd-{process}.safetensors")
+        assert remembered.seen == whole.surd_targets.seen > 16
+        np.testing.assert_array_equal(remembered.outcomes, whole.surd_targets.outcomes)
+        np.testing.assert_allclose(remembered.agents, whole.surd_targets.agents, atol=1e-5)
     weights = [load_file(tmp_path / f"weights-{process}.safetensors") for process in (0, 1)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -155,6 +166,7 @@ def main() -> None:
         processes=2,
     )
     save_file(loop.gradients, output_dir / f"gradients-{process}.safetensors")
+    loop.surd_targets.save(output_dir / f"surd-{process}.safetensors")
     for _ in range(2):
         loop.take_step([loop.collator([loop.dataset[row] for row in (process, 2)])])
     assert not any(name.startswith("regret_head") for name in loop.gradients)

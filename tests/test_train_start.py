@@ -7,7 +7,8 @@ Run   `pytest tests/test_train_start.py`
 
 import pytest
 import torch
-from tiny_run import tiny_config
+from tiny_run import tiny_config, tiny_model
+from transformers import BertConfig
 
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartForMultiTask, preset_config
@@ -49,3 +50,24 @@ def test_what_the_weights_do_not_allow_is_refused(folder, tmp_path):
         build_model(tiny_config(tmp_path / "run", start_from=str(folder), model={"hidden_size": 64}))
     with pytest.raises(UserError, match="no model folder at"):
         build_model(tiny_config(tmp_path / "run", start_from=str(folder / "nothing")))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"loss_weights": {"surd": 2.0}}, r"loss_weights weighs \['surd'\], which this model does not learn"),
+        ({"text_encoder_start": 2}, "text_encoder_start is 2, but the model reads without one"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(fields, message, tokenizer, tmp_path):
+    config = tiny_config(tmp_path / "run", **fields)
+    with pytest.raises(UserError, match=message):
+        config.refuse_idle_settings(tiny_model(tokenizer).config, total_steps=10)
+
+
+def test_an_encoder_that_would_begin_after_the_end_is_refused(tmp_path):
+    model = preset_config("redheart-tiny", text_encoder_config=BertConfig())
+    config = tiny_config(tmp_path / "run", text_encoder_start=10)
+    config.refuse_idle_settings(model, total_steps=11)
+    with pytest.raises(UserError, match="lies beyond the run's 10 steps"):
+        config.refuse_idle_settings(model, total_steps=10)

@@ -18,7 +18,8 @@ import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from preprocessing.errors import UserError
-from redheart_hf.losses import TERMS
+from redheart_hf import RedHeartConfig
+from redheart_hf.losses import TERMS, terms_of
 from training.batch_plan import as_list
 from training.run_facts import native_precision
 
@@ -159,6 +160,20 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"betas": list(self.betas)}
+
+    def refuse_idle_settings(self, model: RedHeartConfig, total_steps: int) -> None:
+        """Raises UserError for a setting that would do nothing in a run of this model and length."""
+        if idle := sorted(set(self.loss_weights) - set(terms_of(model))):
+            raise UserError(
+                f"loss_weights weighs {idle}, which this model does not learn: it has the modules {model.modules}"
+            )
+        if self.text_encoder_start and model.text_encoder_config is None:
+            raise UserError(f"text_encoder_start is {self.text_encoder_start}, but the model reads without one")
+        if self.text_encoder_start >= total_steps:
+            raise UserError(
+                f"text_encoder_start {self.text_encoder_start} lies beyond the run's {total_steps} steps: the encoder "
+                "would never learn; set model.text_encoder_mode to frozen if that is meant"
+            )
 
     def differences(self, saved: dict[str, Any]) -> list[str]:
         """Fields in which a saved run differs from this one so that going on would not be the same run."""
