@@ -174,6 +174,16 @@ def read_stdin() -> str:
         ) from error
 
 
+def check_choice(actions: list[str], chosen: int | None) -> None:
+    """Raises UserError when --action and --chosen do not name a choice."""
+    if chosen is not None and not actions:
+        raise UserError(f"--chosen {chosen} names an action, but there are none; give --action twice or more")
+    if len(actions) == 1:
+        raise UserError("there is one --action; a choice needs two or more")
+    if chosen is not None and not 0 <= chosen < len(actions):
+        raise UserError(f"--chosen {chosen} is not among the actions 0 to {len(actions) - 1}")
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -186,14 +196,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--chosen", type=int, metavar="N", help="position of the action that was chosen, from 0")
     parser.add_argument("--json", action="store_true", help="one JSON object a text, one a line")
     arguments = parser.parse_intermixed_args()
-    if arguments.chosen is not None and not arguments.action:
-        raise UserError(
-            f"--chosen {arguments.chosen} names an action, but there are none; give --action twice or more"
-        )
-    if len(arguments.action) == 1:
-        raise UserError("there is one --action; a choice needs two or more")
-    if arguments.chosen is not None and not 0 <= arguments.chosen < len(arguments.action):
-        raise UserError(f"--chosen {arguments.chosen} is not among the actions 0 to {len(arguments.action) - 1}")
+    check_choice(arguments.action, arguments.chosen)
     if arguments.texts.count("-") > 1:
         raise UserError('"-" stands for stdin and can be read once, but is given more often')
     return arguments
