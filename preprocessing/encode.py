@@ -5,7 +5,8 @@ Out   a `datasets.Dataset`: token ids, token types, how much was cut, and every 
 Run   `python -c "from preprocessing.encode import FEATURES; print(FEATURES)"`
 
 A record gives the sequences [text + text_pair]; a preference pair [better, worse]; a record with actions [text,
-text + action 0, text + action 1, ...]. The second of two parts is the tokenizer's second segment.
+text + action 0, text + action 1, ...]; one with turns [text, oldest turn, ..., latest turn]. The second of two parts
+is the tokenizer's second segment.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from preprocessing.errors import UserError
 from preprocessing.records import RANGES, Record
 
-_FORM = "1"
+_FORM = "2"
 """Raised by hand when the same records would be encoded otherwise: it makes caches of earlier code miss."""
 
 FEATURES = Features(
@@ -40,6 +41,7 @@ FEATURES = Features(
         **{name: List(Value("float32")) for name in RANGES},
         "utilities": List(List(Value("float32"))),
         "chosen": Value("int32"),
+        "num_turns": Value("int32"),
     }
 )
 
@@ -91,6 +93,7 @@ def _plain(record: Record) -> dict[str, Any]:
         parts: list[Part] = [(text, None), (record.worse, None)]
     else:
         parts = [(text, record.text_pair), *((text, action.text) for action in record.actions or [])]
+        parts += [(turn, None) for turn in record.turns or []]
     return {
         "id": record.id,
         "reader": record.reader,
@@ -100,6 +103,7 @@ def _plain(record: Record) -> dict[str, Any]:
         **{name: getattr(record, name) for name in RANGES},
         "utilities": record.actions and [action.utility for action in record.actions],
         "chosen": record.chosen,
+        "num_turns": len(record.turns or []),
     }
 
 

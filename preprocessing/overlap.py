@@ -99,6 +99,8 @@ def _keys(record: Record) -> Iterator[tuple[str, str]]:
     yield "text", normalise(record.text)
     if record.worse is not None:
         yield "text", normalise(record.worse)
+    for turn in record.turns or []:
+        yield "text", normalise(turn)
     for key in record.same_as:
         yield "same_as", key
 

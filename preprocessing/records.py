@@ -51,6 +51,8 @@ class Record:
     """Second segment: the excuse (deontology), the trait (virtue)."""
     worse: str | None = None
     """The less pleasant text of a preference pair."""
+    turns: list[str] | None = None
+    """What was said before in the dialogue whose last turn is `text`, the oldest first; labels are of `text`."""
     basic_emotions: list[float] | None = None
     """Share or presence of each of the seven, in [0, 1]."""
     fine_emotions: list[float] | None = None
@@ -143,6 +145,9 @@ def _faults(record: Record) -> Iterator[str]:
         yield f"wrong-type: same_as is {record.same_as!r:.80}, not a list of strings"
     if record.language not in LANGUAGES:
         yield f"unknown-label: language is {record.language!r}, not one of {', '.join(LANGUAGES)}"
+    if fault := _turns_fault(record):
+        yield fault
+        return  # what follows takes them for a list
     for name, text in _texts(record):
         if fault := _text_fault(name, text):
             yield fault
@@ -165,6 +170,8 @@ def cleaned(record: Record) -> Record:
     for action in record.actions or []:
         if isinstance(action.text, str):
             action.text = clean(action.text)
+    if isinstance(record.turns, list):
+        record.turns = [clean(turn) if isinstance(turn, str) else turn for turn in record.turns]
     return record
 
 
@@ -190,6 +197,8 @@ def _texts(record: Record) -> Iterator[tuple[str, Any]]:
             yield name, getattr(record, name)
     for number, action in enumerate(record.actions or []):
         yield f"action {number}", action.text
+    for number, turn in enumerate(record.turns or []):
+        yield f"turn {number}", turn
 
 
 def _text_fault(name: str, text: Any) -> str | None:
@@ -203,6 +212,16 @@ def _text_fault(name: str, text: Any) -> str | None:
         return f"nul-character: {name} holds NUL at character {text.index(chr(0)) + 1}"
     if found := re.search("[\ud800-\udfff]", text):
         return f"invalid-utf8: {name} is not UTF-8 at character {found.start() + 1}"
+    return None
+
+
+def _turns_fault(record: Record) -> str | None:
+    if record.turns is None:
+        return None
+    if not isinstance(record.turns, list) or not record.turns:
+        return f"wrong-type: turns are {record.turns!r:.80}, not a list of one or more texts"
+    if record.worse is not None or record.actions is not None:
+        return "contradicting-labels: a record has turns or alternatives (worse, actions), not both"
     return None
 
 

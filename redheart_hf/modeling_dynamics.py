@@ -3,7 +3,7 @@
 In    hidden_BTD with attention_mask; per turn the emotion task's vector and what the head says of VAD.
 Out   hidden_BTD with the filters' answer added (zero at initialisation); VAD of each turn given all turns so far.
 Run   through `RedHeartForMultiTask`; `turns` (G, S) names the rows of each dialogue in order, padded with -1.
-      No reader gives dialogues yet: training sees each text as one turn.
+      In training, a record with `turns` is a dialogue, any other one turn.
 
 Letters: B sequences, T tokens, D hidden size, C task size, N filters, G dialogues, S turns.
 """

@@ -12,6 +12,7 @@ from test_model_modules import config_of, perturbed
 
 from preprocessing.encode import encode
 from redheart_hf import RedHeartForMultiTask
+from redheart_hf.losses import gaussian_nll
 from redheart_hf.modeling_dynamics import AffectFilter, SignalSimulator
 from training.collator import Collator
 
@@ -136,3 +137,56 @@ def test_turns_of_a_dialogue_are_followed_and_the_rest_stands_alone():
             torch.testing.assert_close(found.vad_mean[row], believed)
             torch.testing.assert_close(found.vad_log_variance[row], variance.log())
     assert torch.equal(found.vad_mean[[1, 2]], alone.vad_mean[[1, 2]])
+
+
+def simulated(dialogues: int, turns: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """States (G, S, 3) of Ornstein-Uhlenbeck processes, one step a turn, and what is seen of them."""
+    random = np.random.default_rng(seed)
+    carried = np.exp(-RETURN_RATE)
+    stationary = VARIABILITY / np.sqrt(2 * RETURN_RATE)
+    state = HOME_BASE + stationary * random.standard_normal((dialogues, 3))
+    states = [state]
+    for _ in range(turns - 1):
+        spread = stationary * np.sqrt(1 - carried**2)
+        state = HOME_BASE + carried * (state - HOME_BASE) + spread * random.standard_normal(state.shape)
+        states.append(state)
+    true = np.stack(states, axis=1)
+    seen = true + NOISE * random.standard_normal(true.shape)
+    return torch.from_numpy(true).float(), torch.from_numpy(seen).float()
+
+
+HOME_BASE, RETURN_RATE = np.array([0.2, -0.1, 0.05]), np.array([0.25, 0.7, 0.4])
+VARIABILITY, NOISE = np.array([0.2, 0.3, 0.25]), 0.12
+
+
+def test_the_affect_filter_finds_the_process_behind_simulated_dialogues():
+    """Home base, inertia and variability come out as they went in, and the variances it states are honest."""
+    module = affect_filter()
+    module.init_own_weights(0.02)
+    own = [module.home_base, module.log_return_rate, module.log_variability]
+    optimizer = torch.optim.Adam(own, lr=0.05)
+    true, seen = simulated(dialogues=400, turns=16, seed=0)
+    turns = torch.arange(seen.shape[0] * seen.shape[1]).reshape(seen.shape[:2])
+    noise = torch.full_like(seen.flatten(0, 1), NOISE**2)
+
+    def follow(seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return module.follow(seen.flatten(0, 1), noise, turns)
+
+    for _ in range(120):
+        mean, variance = follow(seen)
+        optimizer.zero_grad()
+        gaussian_nll(mean, variance.log(), true).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        np.testing.assert_allclose(module.home_base, HOME_BASE, atol=0.03)
+        np.testing.assert_allclose(module.log_return_rate.exp(), RETURN_RATE, rtol=0.15)
+        np.testing.assert_allclose(module.log_variability.exp(), VARIABILITY, rtol=0.1)
+        true, seen = simulated(dialogues=400, turns=16, seed=1)
+        mean, variance = follow(seen)
+        squares = (true - mean) ** 2 / variance
+    assert float(squares.sum(dim=-1).mean()) == pytest.approx(3, rel=0.05)
+    assert float((squares <= 1.6449**2).float().mean()) == pytest.approx(0.9, abs=0.01)
+    # The turns before are worth something: one turn alone, weighed against the home base, errs more.
+    alone, _ = module.follow(seen.flatten(0, 1), noise, turns.flatten()[:, None])
+    error, error_alone = ((m - true).pow(2).mean() for m in (mean, alone.reshape(true.shape)))
+    assert error < 0.95 * error_alone

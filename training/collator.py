@@ -1,12 +1,13 @@
 """Records of the encoded dataset become one batch of tensors.
 
 In    rows as `preprocessing.encode` wrote them, and the tokenizer's padding id and side.
-Out   {input_ids, attention_mask, (token_type_ids), (alternatives, chosen), labels, ids, first_row}.
+Out   {input_ids, attention_mask, (token_type_ids), (alternatives, chosen), (turns), labels, ids, first_row}.
 Run   `Collator(tokenizer)([dataset[i] for i in (3, 1, 4)])`
 
 A record gives one sequence, or two (better and worse of a pair), or one more than it has actions (text, then text with
-each action). Every label is there for every sequence, NaN where it is absent, so that each batch asks the same of the
-model. Letters: N sequences, G groups of alternatives, A alternatives, P pairs.
+each action) or turns before it (text, then these, the oldest first). Every label is there for every sequence, NaN
+where it is absent, so that each batch asks the same of the model. Letters: N sequences, G groups of alternatives or
+dialogues, A alternatives, S turns, P pairs.
 """
 
 from typing import Any
@@ -27,7 +28,7 @@ from redheart_hf.labels import (
 
 Batch = dict[str, Any]
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "alternatives", "chosen")
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "alternatives", "chosen", "turns")
 
 TEXT_LABELS = {  # of the text itself
     "basic_emotions": len(BASIC_EMOTIONS),
@@ -56,6 +57,7 @@ class Collator:
         first_row = [0, *first_row[:-1]]
         batch["labels"] = self.labels(records, first_row, len(sequences))
         self.add_alternatives(batch, records, first_row)
+        self.add_turns(batch, records, first_row)
         batch["ids"] = [record["id"] for record in records]
         batch["first_row"] = first_row
         return batch
@@ -95,6 +97,17 @@ class Collator:
         batch["alternatives"] = alternatives
         batch["chosen"] = torch.tensor([record["chosen"] for record, _ in groups])
         batch["labels"]["alternatives_regret"] = regret
+
+    def add_turns(self, batch: dict[str, Any], records: list[dict], first_row: list[int]) -> None:
+        """turns (G, S): row indices of each dialogue in order, its text last, padded with -1."""
+        dialogues = [
+            [*range(row + 1, row + 1 + record["num_turns"]), row]
+            for record, row in zip(records, first_row, strict=True)
+            if record["num_turns"]
+        ]
+        if dialogues:
+            longest = max(map(len, dialogues))
+            batch["turns"] = torch.tensor([rows + [-1] * (longest - len(rows)) for rows in dialogues])
 
 
 def as_tensor(values: list[float | None]) -> torch.Tensor:

@@ -22,6 +22,7 @@ from preprocessing.records import RANGES, Record, by_reader
 from redheart_hf import RedHeartConfig
 from redheart_hf.labels import ETHICS_EXPERTS
 from training.config import TrainConfig
+from training.inference import check_turns
 
 EMOTION_FIELDS = ("basic_emotions", "fine_emotions", "korean_emotions")
 
@@ -115,6 +116,7 @@ def prepare_data(
     held_out = take_holdouts(train, dev, config)
     all_train = [record for records in train.values() for record in records]
     all_dev = [record for records in dev.values() for record in records]
+    check_turns(all_train + all_dev, model_config)
     overlaps = find_overlaps(all_train, all_dev)
     kept, dropped = without_overlaps(all_dev, all_train)
     dev = by_reader(kept)

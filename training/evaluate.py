@@ -15,7 +15,8 @@ Measured on rows of
   ethics_util                                       pair_accuracy
   ethics_deontology, ethics_justice, ethics_virtue  accuracy, macro_f1 of its two answers
   scenarios, records                                whatever they have labels for: emotion_accuracy, pearson_v,
-      pearson_a, pearson_d, pearson_utility, choice_accuracy, pearson_regret, acceptability_mae, circumstances_mae
+      pearson_a, pearson_d, pearson_utility, choice_accuracy, pearson_regret, acceptability_mae, circumstances_mae;
+      of dialogues pearson_turn_v, pearson_turn_a, pearson_turn_d, nees_turn, coverage_turn
 
 Exit codes: 0 done, 1 a fault of the program, 2 something you can mend.
 """

@@ -24,6 +24,7 @@ from training.inference import Predictions
 
 NEUTRAL_VIEW = VIEWS.index("neutral")
 ACCEPTED = 0.5
+CENTRAL_90 = 1.6448536269514722  # standard deviations to each side that hold 90 % of a normal distribution
 DIGITS = 6  # beyond these, figures differ with the processor's order of summation
 
 Thresholds = dict[str, list[float]]
@@ -124,6 +125,24 @@ def strongest_emotion(records: Sequence[Record], predictions: Predictions) -> It
         )
 
 
+def dialogues(records: Sequence[Record], predictions: Predictions) -> Iterator[Figure]:
+    """VAD of a text given the turns before it: correlation, and whether its variance tells the truth.
+
+    nees_turn is the mean of the sum of squared errors over variances, 3 for honest ones; coverage_turn is how many of
+    the numbers lie within the central 90 %.
+    """
+    told = [index for index, record in enumerate(records) if record.turns and record.vad is not None]
+    if not told:
+        return
+    truth = np.asarray([records[index].vad for index in told], dtype=float)
+    mean, variance = predictions["turn_vad_mean"][told], np.exp(predictions["turn_vad_log_variance"][told])
+    for index, name in enumerate(VAD):
+        yield from correlated(f"pearson_turn_{name[0]}", truth[:, index], mean[:, index])
+    squares = (truth - mean) ** 2 / variance
+    yield from averaged("nees_turn", squares.sum(axis=1))
+    yield from averaged("coverage_turn", (np.sqrt(squares) <= CENTRAL_90).mean(axis=1))
+
+
 def choices(records: Sequence[Record], predictions: Predictions) -> Iterator[Figure]:
     """Utility of every action, the best of them, and the regret of the chosen one; all in the neutral view."""
     owners: list[int] = []
@@ -158,6 +177,7 @@ def whole_record(records: Sequence[Record], predictions: Predictions, thresholds
     """Everything a scenario has labels for."""
     yield from strongest_emotion(records, predictions)
     yield from valence_arousal_dominance(records, predictions, thresholds)
+    yield from dialogues(records, predictions)
     yield from choices(records, predictions)
     for name in ("acceptability", "circumstances"):
         held, truth = labels_of(records, name)

@@ -9,7 +9,7 @@ Letters: R records, A actions of the record that has most, N sequences of a batc
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,17 @@ def load_model(
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
+def check_turns(records: Iterable[Record], config: RedHeartConfig) -> None:
+    """Raises UserError when there are dialogues but nothing in the model that follows them."""
+    if "affect_filter" not in config.modules:
+        for record in records:
+            if record.turns:
+                raise UserError(
+                    f"{record.id} has {len(record.turns)} turns before its text, but the model has no affect_filter "
+                    "to follow them; train one with that module, or take the turns away"
+                )
+
+
 @contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     """Without dropout and gradients; afterwards the model is as it was."""
@@ -118,11 +129,13 @@ def predict_records(
     (R, 44), polarity (R, 4) and culture (R, 3) as probabilities, vad_mean and vad_log_variance (R, 3), text_regret
     (R, 3). Of the chosen action, where there are actions, else of the text: circumstances and contributions (R, 7),
     utility (R,), acceptability (R, 4). Of pairs: utility_better, utility_worse (R,). Of actions: utility_views
-    (R, A, 3), regret (R, 3), best (R,). And truncated (R,): sequences cut to the model's max_length.
+    (R, A, 3), regret (R, 3), best (R,). With an affect filter: turn_vad_mean and turn_vad_log_variance (R, 3), VAD of
+    the text given all turns of its dialogue. And truncated (R,): sequences cut to the model's max_length.
 
     `cache` keeps the encoded records for a next call; without it nothing of them stays on the disk.
     """
     config = model.config
+    check_turns(records, config)
     most_actions = max((len(record.actions or ()) for record in records), default=0)
     with tempfile.TemporaryDirectory() as passing:
         folder = None if cache else passing
@@ -196,6 +209,9 @@ def arrays_of(
         "utility_worse": np.where(is_pair, utility[worse], np.nan),
         "truncated": np.asarray([row["truncated"] for row in rows]),
     }
+    if output.dynamics is not None:
+        arrays["turn_vad_mean"] = to_numpy(output.dynamics.vad_mean)[text]
+        arrays["turn_vad_log_variance"] = to_numpy(output.dynamics.vad_log_variance)[text]
     return arrays | action_arrays(output, rows, text, chosen, most_actions)
 
 

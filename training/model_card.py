@@ -70,12 +70,18 @@ LIMITS = """\
 - ETHICS labels are the annotators' common judgement on short English texts, not a theory of what is right.
 - Thresholds and figures were found on texts like those of training; other kinds of text were not tried.
 - {surd}
+- {dialogue}
 """
 
 SURD_LIMIT = (
     "The shares of SURD say what valence, utility and regret tell of a human verdict together; they prove no cause. "
     "Redundancy is meant as in I_min (Williams and Beer 2010)."
 )
+DIALOGUE_LIMIT = (
+    "What it says of a turn given the turns before it has been tried on simulated dialogues only: no dialogues with "
+    "labels by people were at hand."
+)
+NO_DIALOGUE = "Each text is read by itself: nothing in this model follows a dialogue."
 NO_SURD = "The SURD analysis of what causes what is not part of this model."
 
 
@@ -95,6 +101,7 @@ def write_model_card(
         if from_scenarios
         else "had no labels of their own in this run",
         surd=SURD_LIMIT if "surd_head" in model.config.modules else NO_SURD,
+        dialogue=DIALOGUE_LIMIT if "affect_filter" in model.config.modules else NO_DIALOGUE,
         regret="rest on this project's own scenarios" if from_scenarios else "had no labels in this run",
     )
     loading = HOW_TO_LOAD.format(prefix=model.config.text_prefix, basic=", ".join(BASIC_EMOTIONS))

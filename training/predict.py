@@ -1,12 +1,14 @@
 """What a trained model says about a text: emotions, what is felt, the ethics of it, regret.
 
 In    --model DIR (the folder final/ of a run); one or more texts, or "-" for one text from stdin; maybe --action twice
-      or more, the things that could be done, and --chosen, the position (from 0) of the one that was.
+      or more, the things that could be done, and --chosen, the position (from 0) of the one that was; or --turn, what
+      was said before in a dialogue whose last turn is the text.
 Out   for people by default; with --json one JSON object a text, one text a line.
 Run   python -m training.predict --model outputs/main/final "I never called her back."
       python -m training.predict --model outputs/main/final "면접에서 또 떨어졌다." --json
       python -m training.predict --model outputs/main/final "He found a wallet." \\
           --action "Hand it in" --action "Keep the money" --chosen 1
+      python -m training.predict --model DIR "괜찮아." --turn "무슨 일 있어?" --turn "아니, 아무 일도."
 
 An emotion counts as present from its threshold in the model's config (0.5 where it has none). Valence, arousal and
 dominance come with the model's own standard deviation. Utility is the sum of the seven contributions. Circumstances,
@@ -20,6 +22,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,8 @@ LABEL_BEHIND = dict.fromkeys(("polarity", "basic_emotions"), "basic_emotions") |
     "korean_emotions": "korean_emotions",
     "vad": "vad",
     "vad_standard_deviation": "vad",
+    "turn_vad": "vad",
+    "turn_vad_standard_deviation": "vad",
     "culture": "culture",
     "text_regret": "regret",
     "circumstances": "circumstances",
@@ -63,7 +68,7 @@ LABEL_BEHIND = dict.fromkeys(("polarity", "basic_emotions"), "basic_emotions") |
 }
 
 
-def make_record(text: str, actions: list[str], chosen: int | None) -> Record:
+def make_record(text: str, actions: list[str], chosen: int | None, turns: Sequence[str] = ()) -> Record:
     """The text as a record without labels; raises UserError when it cannot be read."""
     korean = any("가" <= letter <= "힣" for letter in text)
     record = Record(
@@ -74,6 +79,7 @@ def make_record(text: str, actions: list[str], chosen: int | None) -> Record:
         # The labels of an action are not read here, but a record has to have them.
         actions=[Action(text=action, utility=[0.0] * len(VIEWS)) for action in actions] or None,
         chosen=chosen,
+        turns=list(turns) or None,
         source="command line",
         row=1,
     )
@@ -88,15 +94,18 @@ def predict(
     text: str,
     actions: list[str] | None = None,
     chosen: int | None = None,
+    turns: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything the model says about one text, as JSON has it; see `as_text` for people."""
     actions = actions or []
     # The first record answers for the text or the chosen action; one more for each action that could be chosen.
-    records = [make_record(text, actions if chosen is not None else [], chosen)]
+    records = [make_record(text, actions if chosen is not None else [], chosen, turns)]
     records += [make_record(text, actions, position) for position in range(len(actions))]
     arrays = predict_records(model, tokenizer, records, progress=False, cache=False)
     result = {"text": records[0].text} | describe_text(arrays, model.config.thresholds or {})
     result |= describe_deed(arrays)
+    if turns:
+        result |= describe_dialogue(arrays, records[0].turns or [])
     if actions:
         result["actions"] = [
             {
@@ -117,7 +126,7 @@ def keep_back(result: dict[str, Any], trained_labels: list[str] | None) -> dict[
     if trained_labels is None:
         return result
     for name, label in LABEL_BEHIND.items():
-        if label not in trained_labels:
+        if name in result and label not in trained_labels:
             result[name] = None
     experts = result["acceptability"]
     result["acceptability"] = {
@@ -147,6 +156,16 @@ def describe_text(arrays: Predictions, thresholds: dict[str, list[float]]) -> di
     result["culture"] = named(CULTURE, arrays["culture"][0])
     result["text_regret"] = named(VIEWS, arrays["text_regret"][0])
     return result
+
+
+def describe_dialogue(arrays: Predictions, turns: list[str]) -> dict[str, Any]:
+    """VAD of the first record's text given the turns before it, with standard deviations."""
+    deviations = [math.exp(value / 2) for value in arrays["turn_vad_log_variance"][0]]
+    return {
+        "turns": turns,
+        "turn_vad": named(VAD, arrays["turn_vad_mean"][0]),
+        "turn_vad_standard_deviation": named(VAD, deviations),
+    }
 
 
 def describe_deed(arrays: Predictions) -> dict[str, Any]:
@@ -194,6 +213,9 @@ def parse_arguments() -> argparse.Namespace:
         "--action", action="append", default=[], metavar="TEXT", help="what could be done; two or more"
     )
     parser.add_argument("--chosen", type=int, metavar="N", help="position of the action that was chosen, from 0")
+    parser.add_argument(
+        "--turn", action="append", default=[], metavar="TEXT", help="what was said before the text, the oldest first"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a text, one a line")
     arguments = parser.parse_intermixed_args()
     check_choice(arguments.action, arguments.chosen)
@@ -206,10 +228,10 @@ def main() -> None:
     arguments = parse_arguments()
     texts = [read_stdin() if text == "-" else text for text in arguments.texts]
     for text in texts:
-        make_record(text, arguments.action, 0 if arguments.action else None)
+        make_record(text, arguments.action, 0 if arguments.action else None, arguments.turn)
     model, tokenizer = load_model(arguments.model)
     for text in texts:
-        result = predict(model, tokenizer, text, arguments.action, arguments.chosen)
+        result = predict(model, tokenizer, text, arguments.action, arguments.chosen, arguments.turn)
         if result["truncated"]:
             limit = f"the {model.config.max_length} tokens the model reads"
             print(f"note: {text[:40]!r} is longer than {limit}; the rest was cut off", file=sys.stderr)

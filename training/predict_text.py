@@ -71,6 +71,11 @@ def feelings(result: Mapping[str, Any]) -> list[str]:
     for name, value in (result["vad"] or {}).items():
         lines.append(line(name, f"{value:+z.2f} +- {result['vad_standard_deviation'][name]:.2f}"))
     lines += [] if result["vad"] else [UNTRAINED]
+    if "turns" in result:
+        lines.append(f"The same, given the {len(result['turns'])} turns before")
+        for name, value in (result["turn_vad"] or {}).items():
+            lines.append(line(name, f"{value:+z.2f} +- {result['turn_vad_standard_deviation'][name]:.2f}"))
+        lines += [] if result["turn_vad"] else [UNTRAINED]
     return [*lines, "Culture", *bars(result["culture"])]
 
 
