@@ -140,6 +140,15 @@ def test_convex_regret_makes_the_published_cycle():
         assert regret_of(difference, 0.0).mean().item() == pytest.approx(0.0, abs=1e-6)
 
 
+def test_savage_regret_of_a_matrix():
+    """Three actions in three states of the world: with linear regret, what each choice misses in each state."""
+    utilities = torch.tensor([[8.0, 2.0, 5.0], [6.0, 5.0, 4.0], [4.5, 5.0, 6.0]])
+    head = RedHeartRegretHead(config_of(regret_aversion=0.0))
+    regret, _ = head.compare(utilities, torch.tensor([[0, 1, 2]] * 3), torch.tensor([0, 1, 2]))
+    assert regret.tolist() == [[0.0, 3.0, 1.0], [2.0, 0.0, 2.0], [3.5, 0.0, 0.0]]
+    assert regret.amax(dim=1).argmin() == 1  # the least of the greatest regrets; by the worst utility it would be 2
+
+
 @pytest.mark.parametrize("std", [0.02, 0.5, 5.0])
 def test_views_are_ordered_and_bounded(std, task_BC):
     utility = torch.linspace(-1, 1, BATCH)

@@ -187,3 +187,26 @@ def test_terms_of_a_real_batch_are_plain_means_over_its_labels(model, batch):
     }
     for term, value in expected.items():
         assert output.losses[term].item() == pytest.approx(value, rel=1e-5), term
+
+
+def test_the_routers_term_is_the_mean_squared_logsumexp(model, batch):
+    """Zoph et al. 2022, eq. 5, with the published program's value for these logits; log(4)^2 for zeros of 4 experts."""
+    logits = torch.tensor(
+        [
+            [-0.31128955419003207, -0.7130302768401124, -0.729068152895376, -0.29920233004408114],
+            [-0.25289846946065806, -0.36018000135378847, 0.9393532606557873, 1.16142070644801],
+            [-0.1705634409839206, 0.014932963521677391, -0.04759475759569801, 0.548012110089419],
+            [-1.2490838162314513, 0.3195131020577657, 0.594450724343618, 1.0562236505127134],
+            [0.8035157004758826, 0.3739858166762804, 0.5739008402091161, 1.5697184649359581],
+            [0.8734455849426772, -3.704663800207429, -1.8141539905872015, -1.8425712793844078],
+            [-1.1827915167384517, 0.5462183247259068, 1.052307808929565, -0.15636439667930063],
+            [-2.1010054062092243, 1.5797411191469026, 1.0833573008638342, 0.8896745158287568],
+        ],
+    )
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    with torch.no_grad():
+        output = model(**inputs)
+        for router_logits, expected in ((logits, 3.173723265635797), (torch.zeros(3, 4), math.log(4) ** 2)):
+            output.emotion.router_logits = router_logits
+            found = loss_sums(output, {}, model.config)[ROUTER_TERM] / len(router_logits)
+            assert found.item() == pytest.approx(expected, rel=1e-6)
