@@ -190,7 +190,7 @@ def test_terms_of_a_real_batch_are_plain_means_over_its_labels(model, batch):
 
 
 def test_the_routers_term_is_the_mean_squared_logsumexp(model, batch):
-    """Zoph et al. 2022, eq. 5, with the published program's value for these logits; log(4)^2 for zeros of 4 experts."""
+    """Zoph et al. 2022, eq. 5: a published program's value for these logits; log(4)^2 for zeros of 4 experts."""
     logits = torch.tensor(
         [
             [-0.31128955419003207, -0.7130302768401124, -0.729068152895376, -0.29920233004408114],
