@@ -2,7 +2,7 @@
 
 In    pooled_BQD, one vector a task.
 Out   the same, each with what its nearest slots hold added, through a gate that is zero at initialisation.
-Run   through `RedHeartForMultiTask`; `fill` puts scenarios in (no training command calls it yet).
+Run   through `RedHeartForMultiTask`; training fills it, see `training/scenario_slots.py`.
 
 Letters: B sequences, Q tasks, D hidden size, M slots.
 """

@@ -88,10 +88,9 @@ class RedHeartModel(RedHeartPreTrainedModel):
         if self.signal_simulator is not None:
             hidden_BTD, _ = self.signal_simulator(hidden_BTD, attention_mask)
         pooled_BQD = self.pooling(hidden_BTD, attention_mask)
-        if self.scenario_memory is not None:
-            pooled_BQD = self.scenario_memory(pooled_BQD)
-        task_BQC = self.task_attention(self.task_projections(pooled_BQD))
-        return RedHeartModelOutput(last_hidden_state=hidden_BTD, task_states=task_BQC)
+        remembered_BQD = pooled_BQD if self.scenario_memory is None else self.scenario_memory(pooled_BQD)
+        task_BQC = self.task_attention(self.task_projections(remembered_BQD))
+        return RedHeartModelOutput(last_hidden_state=hidden_BTD, pooled_states=pooled_BQD, task_states=task_BQC)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.get_input_embeddings()
@@ -144,6 +143,7 @@ class RedHeartForMultiTask(RedHeartPreTrainedModel):
             ethics=ethics,
             regret=regret,
             last_hidden_state=hidden_BTD,
+            pooled_states=backbone.pooled_states,
             task_states=task_BQC,
         )
         if self.surd_head is not None:

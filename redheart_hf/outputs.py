@@ -16,9 +16,11 @@ from transformers.utils import ModelOutput
 
 @dataclass
 class RedHeartModelOutput(ModelOutput):
-    """Of the backbone. `last_hidden_state` (B, T, D); `task_states` (B, Q, C), in the order of `labels.TASKS`."""
+    """Of the backbone. `last_hidden_state` (B, T, D); `pooled_states` (B, Q, D), what each task takes from it, before
+    the scenario memory; `task_states` (B, Q, C), in the order of `labels.TASKS`."""
 
     last_hidden_state: torch.Tensor = None
+    pooled_states: torch.Tensor = None
     task_states: torch.Tensor = None
 
 
@@ -94,7 +96,8 @@ class DynamicsOutput(ModelOutput):
 @dataclass
 class RedHeartOutput(ModelOutput):
     """Of the whole model. `loss` () and `losses` (term -> ()) when labels were given; one output per head, `surd` and
-    `dynamics` where the model has them; `last_hidden_state` (B, T, D) and `task_states` (B, Q, C) of the backbone."""
+    `dynamics` where the model has them; `last_hidden_state` (B, T, D), `pooled_states` (B, Q, D) and `task_states`
+    (B, Q, C) of the backbone."""
 
     loss: torch.Tensor = None
     losses: dict[str, torch.Tensor] | None = None
@@ -104,4 +107,5 @@ class RedHeartOutput(ModelOutput):
     surd: SurdOutput = None
     dynamics: DynamicsOutput = None
     last_hidden_state: torch.Tensor = None
+    pooled_states: torch.Tensor = None
     task_states: torch.Tensor = None

@@ -58,6 +58,7 @@ FIELDS = [
     "max_grad_norm",
     "loss_weighting",
     "loss_weights",
+    "memory_refresh_steps",
     "class_balance",
     "seed",
     "log_steps",

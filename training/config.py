@@ -94,6 +94,10 @@ class TrainConfig:
     loss_weights: dict[str, float] = field(default_factory=dict)
     """TERM: FACTOR, fixed and besides the above; terms are listed in redheart_hf/losses.py."""
 
+    memory_refresh_steps: int = 100
+    """Steps between refreshes of the scenario memory, if the model has one: texts of that step take the place of what
+    is looked at least; 0 leaves it to learn by itself."""
+
     class_balance: float | None = None
     """Beta of class-balanced weights (Cui et al. 2019, arXiv 1901.05555) for the labels of each kind of emotion, from
     their counts in the training data: 0 weighs all alike, towards 1 as the inverse of the counts."""
@@ -126,6 +130,7 @@ class TrainConfig:
             "num_workers": 0,
             "warmup_steps": 0,
             "text_encoder_start": 0,
+            "memory_refresh_steps": 0,
             "seed": 0,
         }
         least |= {"max_steps": 1, "eval_steps": 1, "min_learning_rate": 0, "weight_decay": 0}

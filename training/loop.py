@@ -34,6 +34,7 @@ from training.nonfinite import broken_gradients, broken_loss, broken_scale
 from training.optim import TermWeights, build_optimizer, learning_rate_at
 from training.run_log import LossMeans, RunLog
 from training.run_state import save_run
+from training.scenario_slots import ScenarioSlots
 from training.surd_targets import SurdTargets
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -72,6 +73,7 @@ class TrainLoop:
         self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, config))
         self.term_weights, self.loss_means = TermWeights(config), LossMeans()
         self.surd_targets = SurdTargets("surd_head" in model.config.modules)
+        self.scenario_slots = ScenarioSlots(model, self.optimizer, config.memory_refresh_steps)
         self.step, self.skipped_steps, self.skipped_in_a_row, self.metrics_bytes = 0, 0, 0, 0
 
     # ---------------------------------------------------------------- the way of a step
@@ -114,7 +116,9 @@ class TrainLoop:
             totals = {term: totals.get(term, 0.0) + value for term, value in sums.items()}
             load = load + outputs.emotion.router_load
             self.surd_targets.see(outputs, batch["labels"])
+            self.scenario_slots.see(outputs, batch, self.step + 1)
         losses, numbers = self.update(totals, counts, load, group)
+        self.scenario_slots.follow()
         return losses, numbers | self.surd_targets.follow(self.step + 1)
 
     def forward(self, batch: Batch) -> RedHeartOutput:
