@@ -85,7 +85,7 @@ def test_a_model_file_imports_only_what_the_package_asks_for(path: Path):
 def test_a_checkout_imports_only_what_its_extras_ask_for():
     config = setup_cfg()
     extras = config["options.extras_require"]
-    asked = config["options"]["install_requires"] + extras["train"] + extras["lora"]
+    asked = config["options"]["install_requires"] + extras["train"] + extras["lora"] + extras["explain"]
     known = {canonicalize_name(requirement.name) for requirement in requirements(asked)} | {"yaml", "sklearn"}
     for path in [*(REPO / "preprocessing").glob("*.py"), *(REPO / "training").glob("*.py")]:
         for node, _, module, _ in imports_of(path):
