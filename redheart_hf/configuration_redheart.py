@@ -71,6 +71,8 @@ class RedHeartConfig(PreTrainedConfig):
     max_length: int = 128
     """Tokens a sequence is cut to by the commands of this project."""
 
+    input_residual: bool = False
+    """Whether what was read goes past the input projection too; what reads must then be as wide as the backbone."""
     hidden_size: int = 768
     num_hidden_layers: int = 6
     num_attention_heads: int = 12
@@ -214,6 +216,13 @@ class RedHeartConfig(PreTrainedConfig):
                 raise ValueError(f"modules has no {name!r}; known: {', '.join(MODULES)}")
         if "surd_analyzer" in self.modules and "surd_head" not in self.modules:
             raise ValueError(f"surd_analyzer corrects the surd_head, which is not among the modules {self.modules}")
+        if self.input_residual and self.text_encoder_config is not None:
+            encoder_size = self.text_encoder_config.hidden_size
+            if encoder_size != self.hidden_size:
+                raise ValueError(
+                    f"input_residual adds what was read, {encoder_size} wide, to states {self.hidden_size} wide; "
+                    f"set hidden_size to {encoder_size}, or input_residual to false"
+                )
         if self.feedback_steps < 0:
             raise ValueError(f"feedback_steps must not be negative, got {self.feedback_steps}")
         weights = self.circumstance_weights

@@ -41,7 +41,7 @@ class SignalSimulator(nn.Module):
         self.in_proj = nn.Linear(size, 2 * filters, bias=False)
         self.log_decay = nn.Parameter(torch.empty(filters))
         self.angle = nn.Parameter(torch.empty(filters))
-        self.mixer = FeedForward(config, 2 * filters, config.filter_mixer_size, size)
+        self.mixer = FeedForward(config, 2 * filters, config.filter_mixer_size, size, passes_on=True)
         self.out_proj = nn.Linear(size, size)
 
     def init_own_weights(self, deviation: float) -> None:
@@ -88,9 +88,7 @@ class AffectFilter(nn.Module):
 
     def __init__(self, config: RedHeartConfig):
         super().__init__()
-        self.observer = FeedForward(
-            config, config.task_size, *config.affect_observer_sizes, 2 * len(VAD), answers=True
-        )
+        self.observer = FeedForward(config, config.task_size, *config.affect_observer_sizes, 2 * len(VAD))
         self.home_base = nn.Parameter(torch.empty(len(VAD)))
         self.log_return_rate = nn.Parameter(torch.empty(len(VAD)))
         self.log_variability = nn.Parameter(torch.empty(len(VAD)))

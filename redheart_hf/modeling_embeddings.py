@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoModel
 
 from .configuration_redheart import RedHeartConfig
+from .modeling_projections import OutputLinear
 
 
 class TokenEmbeddings(nn.Module):
@@ -98,16 +99,22 @@ def drop_pooler(encoder: nn.Module) -> None:
 
 
 class InputProjection(nn.Module):
-    """Linear, norm, GELU, dropout, Linear, norm: from the width of what reads the text to the backbone's."""
+    """Linear, norm, GELU, dropout, Linear, norm: from the width of what reads the text to the backbone's.
+
+    With `input_residual` what was read goes along it, so that what an encoder has learned is there from the start.
+    """
 
     def __init__(self, config: RedHeartConfig, input_size: int):
         super().__init__()
         self.in_proj = nn.Linear(input_size, config.hidden_size)
         self.in_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        # CODEPATH: real_text recipes go on from a pretrained encoder; redheart-* presets start from nothing.
+        self.residual = config.input_residual
+        out_linear = OutputLinear if self.residual else nn.Linear
+        self.out_proj = out_linear(config.hidden_size, config.hidden_size)
         self.out_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        states = self.dropout(F.gelu(self.in_norm(self.in_proj(states))))
-        return self.out_norm(self.out_proj(states))
+        projected = self.out_proj(self.dropout(F.gelu(self.in_norm(self.in_proj(states)))))
+        return self.out_norm(states + projected if self.residual else projected)

@@ -80,7 +80,7 @@ class SlotAttention(nn.Module):
         self.q_proj = nn.Linear(config.task_size, config.emotion_attention_size)
         self.k_proj = nn.Linear(config.task_size, config.emotion_attention_size)
         self.v_proj = nn.Linear(config.task_size, config.emotion_attention_size)
-        self.o_proj = nn.Linear(config.emotion_attention_size, config.task_size)
+        self.o_proj = OutputLinear(config.emotion_attention_size, config.task_size)
 
     def forward(self, slots_BSC: torch.Tensor) -> torch.Tensor:
         normed = self.norm(slots_BSC)

@@ -16,19 +16,23 @@ from .labels import TASKS
 
 
 class OutputLinear(nn.Linear):
-    """The layer that answers. It starts small whatever the others start from, so that no answer starts saturated."""
+    """The last layer of a branch: it answers, or is added to what the branch was given.
+
+    It starts small whatever the others start from, so that no answer starts saturated and no branch drowns its input.
+    """
 
 
 class FeedForward(nn.Module):
     """norm, up, GELU, (more layers), down: the multi-layer perceptron all heads are made of.
 
-    `sizes` are the widths from input to output; the first is normalised, the last left linear: an answer if `answers`.
+    `sizes` are the widths from input to output; the first is normalised, the last left linear. It is a branch with a
+    small output, unless `passes_on`: then all that follows hears nothing but it.
     """
 
-    def __init__(self, config: RedHeartConfig, *sizes: int, answers: bool = False):
+    def __init__(self, config: RedHeartConfig, *sizes: int, passes_on: bool = False):
         super().__init__()
         self.norm = nn.LayerNorm(sizes[0], eps=config.layer_norm_eps)
-        kinds = [nn.Linear] * (len(sizes) - 2) + [OutputLinear if answers else nn.Linear]
+        kinds = [nn.Linear] * (len(sizes) - 2) + [nn.Linear if passes_on else OutputLinear]
         self.projections = nn.ModuleList(
             kind(size_in, size_out) for kind, size_in, size_out in zip(kinds, sizes, sizes[1:], strict=False)
         )
@@ -62,7 +66,7 @@ class TaskProjections(nn.Module):
         super().__init__()
         sizes = (config.hidden_size, config.task_projection_size, config.task_size)
         inner = (config.task_size, config.task_specialization_size, config.task_size)
-        self.projections = nn.ModuleDict({task: FeedForward(config, *sizes) for task in TASKS})
+        self.projections = nn.ModuleDict({task: FeedForward(config, *sizes, passes_on=True) for task in TASKS})
         self.specializations = nn.ModuleDict({task: FeedForward(config, *inner) for task in TASKS})
 
     def forward(self, pooled_BQD: torch.Tensor) -> torch.Tensor:
@@ -81,7 +85,7 @@ class TaskAttention(nn.Module):
         self.q_proj = nn.Linear(config.task_size, config.task_attention_size)
         self.k_proj = nn.Linear(config.task_size, config.task_attention_size)
         self.v_proj = nn.Linear(config.task_size, config.task_attention_size)
-        self.o_proj = nn.Linear(config.task_attention_size, config.task_size)
+        self.o_proj = OutputLinear(config.task_attention_size, config.task_size)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, states_BQC: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ import json
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from preprocessing.encode import encode
 from redheart_hf import RedHeartForMultiTask, preset_config
@@ -74,6 +75,17 @@ def test_what_a_text_encoder_reads_stays_as_it_is(batch, tokenizer):
     grown = grow(model, 2)
     assert grown.config.text_encoder_config.hidden_size == 24
     assert furthest(answers(grown, batch), answers(model, batch)) < 1e-5
+
+
+def test_what_was_read_goes_past_the_projection_of_a_grown_model_too(batch, tokenizer):
+    model = trained_like("pre_ln_gelu", tokenizer, input_residual=True)
+    assert furthest(answers(grow(model, 2), batch), answers(model, batch)) < 1e-5
+    bert = {"model_type": "bert", "vocab_size": len(tokenizer), "hidden_size": 128, "num_hidden_layers": 1}
+    wide = trained_like(
+        "pre_ln_gelu", tokenizer, input_residual=True, text_encoder_config=bert | {"num_attention_heads": 4}
+    )
+    with pytest.raises(StrictDataclassClassValidationError, match="128 wide, to states 256 wide"):
+        grow(wide, 2)
 
 
 def copies_differ(model: RedHeartForMultiTask) -> float:

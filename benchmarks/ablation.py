@@ -1,0 +1,216 @@
+"""What each part of the model is good for: the whole, and the whole without it, on the same rows of real data.
+
+In    REDHEART_DATA_DIR (GoEmotions, EmoBank, ETHICS) and the shipped scenarios; MiniLM, frozen, its features kept.
+Out   OUTPUT/VARIANT-SEED.json, one a run, and a table of means and standard deviations over the seeds.
+Run   REDHEART_DATA_DIR=/path/to/data python benchmarks/ablation.py --output outputs/ablation
+      REDHEART_DATA_DIR=/path/to/data python benchmarks/ablation.py --only whole bare --seeds 1
+
+4,000 rows, the same for all; figures on dev rows that share no text with them. A run that is there already is not
+done again, one that was killed goes on from its last checkpoint. Differences within the spread mean nothing.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import AutoModel, PreTrainedTokenizerBase
+
+from preprocessing.encode import encode
+from preprocessing.errors import run
+from preprocessing.overlap import hold_out, without_overlaps
+from preprocessing.readers import parse_source, read
+from preprocessing.records import Record, by_reader
+from redheart_hf.labels import MODULES
+from training.checkpoint import find_checkpoint
+from training.collator import Collator
+from training.config import TrainConfig, parse_config
+from training.evaluate import evaluate_dev
+from training.loop import TrainLoop
+from training.report import write_json
+from training.run_state import load_run
+from training.train import build_accelerator, build_model, resolve_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = ROOT / "training" / "recipes" / "real_text.yaml"
+DATA = "${REDHEART_DATA_DIR}"
+# reader -> file, rows to train on, rows of dev; of files without a dev split, rows are held out by group.
+SOURCES: dict[str, tuple[str, int, int]] = {
+    "goemotions": (f"goemotions={DATA}/goemotions/ekman_train.tsv", 1600, 1200),
+    "emobank": (f"emobank={DATA}/emobank/emobank.csv@train", 900, 700),
+    "ethics_util": (f"ethics_util={DATA}/ethics/util_train.csv", 600, 400),
+    "ethics_deontology": (f"ethics_deontology={DATA}/ethics/deontology_train.csv", 220, 300),
+    "ethics_justice": (f"ethics_justice={DATA}/ethics/justice_train.csv", 215, 300),
+    "ethics_virtue": (f"ethics_virtue={DATA}/ethics/virtue_train.csv", 200, 300),
+    "scenarios": (f"scenarios={ROOT / 'data' / 'scenarios' / 'train.jsonl'}", 265, 0),
+}
+SCENARIOS_DEV = f"scenarios={ROOT / 'data' / 'scenarios' / 'dev.jsonl'}"
+SMALL_MODULES = {
+    "surd_trunk_sizes": [256],
+    "surd_term_sizes": [128],
+    "analyzer_size": 192,
+    "num_analyzer_heads": 4,
+    "num_emotion_analyzer_layers": 1,
+    "emotion_analyzer_intermediate_size": 384,
+    "num_ethics_analyzer_layers": 1,
+    "ethics_analyzer_intermediate_size": 384,
+    "num_regret_analyzer_layers": 1,
+    "regret_analyzer_intermediate_size": 384,
+    "num_surd_analyzer_layers": 1,
+    "surd_analyzer_intermediate_size": 384,
+    "num_filters": 128,
+    "filter_mixer_size": 192,
+    "affect_observer_sizes": [128],
+    "memory_slots": 512,
+}
+LEFT_OUT = [name for name in MODULES if name != "surd_head"]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "whole": {"modules": list(MODULES)},
+    **{f"without {name}": {"modules": [other for other in MODULES if other != name]} for name in LEFT_OUT},
+    "dense mixture": {"modules": list(MODULES), "num_experts_per_tok": 8},
+    "bare": {"modules": []},
+}
+FIGURES = {
+    "GoEmotions F1": ("goemotions", "macro_f1"),
+    "EmoBank r(V)": ("emobank", "pearson_v"),
+    "r(A)": ("emobank", "pearson_a"),
+    "r(D)": ("emobank", "pearson_d"),
+    "pairs": ("ethics_util", "pair_accuracy"),
+    "deontology": ("ethics_deontology", "accuracy"),
+    "justice": ("ethics_justice", "accuracy"),
+    "utility r": ("scenarios", "pearson_utility"),
+    "regret r": ("scenarios", "pearson_regret"),
+}
+
+
+class CachedEncoder(nn.Module):
+    """The frozen encoder's hidden states, computed once for each sequence of token ids and then looked up."""
+
+    def __init__(self, encoder: nn.Module, path: Path):
+        super().__init__()
+        self.config, self.path = encoder.config, path
+        self.of = {"encoder": encoder}  # in a dictionary, so that its weights are in no checkpoint
+        self.features: dict[str, torch.Tensor] = load_file(path) if path.exists() else {}
+
+    @torch.no_grad()
+    def add(self, sequences: list[list[int]], batch_size: int = 64) -> None:
+        """Compute what is not there yet, the longest first, and keep it on the disk."""
+        new = sorted({key_of(ids): ids for ids in sequences if key_of(ids) not in self.features}.values(), key=len)
+        for start in tqdm(range(0, len(new), batch_size), desc="features", disable=not new):
+            part = new[start : start + batch_size]
+            longest = max(map(len, part))
+            input_ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids in part])
+            mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in part])
+            states = self.of["encoder"](input_ids=input_ids, attention_mask=mask).last_hidden_state.half()
+            self.features |= {key_of(ids): state[: len(ids)].clone() for ids, state in zip(part, states, strict=True)}
+        if new:
+            save_file(self.features, self.path)
+
+    def forward(self, input_ids, attention_mask=None, **kwargs):
+        lengths = attention_mask.sum(dim=1).tolist()
+        found = [self.features[key_of(ids[:n])] for ids, n in zip(input_ids.tolist(), lengths, strict=True)]
+        return SimpleNamespace(last_hidden_state=nn.utils.rnn.pad_sequence(found, batch_first=True).float())
+
+
+def key_of(ids: list[int]) -> str:
+    return np.asarray(ids, dtype=np.int32).tobytes().hex()
+
+
+def rows() -> tuple[list[Record], dict[str, list[Record]]]:
+    """The same training and dev rows on every call; none of dev shares a text with training."""
+    train: list[Record] = []
+    dev = read(parse_source(SCENARIOS_DEV)).records
+    for source, count, dev_count in SOURCES.values():
+        records = read(parse_source(source)).records
+        if dev_count:
+            records, held = hold_out(records, dev_count, seed=0)
+            dev += held
+        train += hold_out(records, count, seed=1)[1] if count < len(records) else records
+    return train, by_reader(without_overlaps(dev, train)[0])
+
+
+def config_of(output: Path, variant: str, seed: int, epochs: int) -> TrainConfig:
+    config = parse_config([str(RECIPE), "--output_dir", str(output / f"{variant.replace(' ', '_')}-{seed}")])
+    config.seed, config.epochs, config.passes, config.holdout, config.dev = seed, epochs, {}, {}, []
+    config.save_steps, config.save_total_limit, config.warmup_steps, config.mixed_precision = 200, 1, 50, "no"
+    config.model |= SMALL_MODULES | {"text_encoder_mode": "frozen"} | VARIANTS[variant]
+    return config
+
+
+def one_run(
+    config: TrainConfig,
+    train: list[Record],
+    dev: dict[str, list[Record]],
+    encoder: CachedEncoder,
+) -> dict[str, Any]:
+    """Figures on dev after training, and the seconds it took since it was last taken up."""
+    started = time.perf_counter()
+    tokenizer, model = build_model(config)
+    model.model.embeddings.encoder = encoder
+    dataset = encode(train, tokenizer, model.config.max_length)
+    loop = TrainLoop(build_accelerator(config), model, dataset, Collator(tokenizer), config)
+    if (checkpoint := find_checkpoint(Path(config.output_dir), config.resume)) is not None:
+        load_run(loop, checkpoint)
+    loop.train()
+    figures, _ = evaluate_dev(model, tokenizer, dev)
+    return {"figures": figures, "seconds": time.perf_counter() - started, "parameters": model.num_parameters()}
+
+
+def prepare(output: Path, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, records: list[Record]):
+    encoder = AutoModel.from_pretrained(resolve_folder(config.text_encoder or "", "text_encoder")).eval()
+    cached = CachedEncoder(encoder, output / "features.safetensors")
+    dataset = encode(records, tokenizer, config.model["max_length"])
+    cached.add([ids for sequences in dataset["sequences"] for ids in sequences])
+    return cached
+
+
+def table(output: Path) -> str:
+    """One line a variant: mean +- standard deviation over its seeds."""
+    lines = ["| | " + " | ".join(FIGURES) + " | runs |", "|---|" + "---|" * (len(FIGURES) + 1)]
+    for variant in VARIANTS:
+        found = [json.loads(path.read_text()) for path in sorted(output.glob(f"{variant.replace(' ', '_')}-*.json"))]
+        if found:
+            cells = []
+            for reader, figure in FIGURES.values():
+                values = [result["figures"][reader][figure] for result in found]
+                cells.append(f"{np.mean(values):.3f} ± {np.std(values, ddof=1 if len(values) > 1 else 0):.3f}")
+            lines.append(f"| {variant} | " + " | ".join(cells) + f" | {len(found)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("outputs/ablation"), help="folder of runs (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each variant (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=4, help="passes over the 4,000 rows (%(default)s)")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants to run")
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    train, dev = rows()
+    config = config_of(arguments.output, "whole", 0, arguments.epochs)
+    tokenizer, _ = build_model(config)
+    held = [record for records in dev.values() for record in records]
+    encoder = prepare(arguments.output, tokenizer, config, train + held)
+    todo = [(variant, seed) for seed in range(arguments.seeds) for variant in arguments.only]
+    for variant, seed in tqdm(todo, desc="runs"):
+        config = config_of(arguments.output, variant, seed, arguments.epochs)
+        result = Path(config.output_dir).with_suffix(".json")
+        if not result.exists():
+            found = one_run(config, train, dev, encoder)
+            write_json(result, found)
+            print(f"{variant}, seed {seed}: {found['seconds']:.0f} s", flush=True)
+    print(f"\n{len(train)} rows, {arguments.epochs} epochs, frozen encoder\n{table(arguments.output)}")
+
+
+if __name__ == "__main__":
+    run(main)
