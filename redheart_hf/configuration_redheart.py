@@ -216,13 +216,12 @@ class RedHeartConfig(PreTrainedConfig):
                 raise ValueError(f"modules has no {name!r}; known: {', '.join(MODULES)}")
         if "surd_analyzer" in self.modules and "surd_head" not in self.modules:
             raise ValueError(f"surd_analyzer corrects the surd_head, which is not among the modules {self.modules}")
-        if self.input_residual and self.text_encoder_config is not None:
-            encoder_size = self.text_encoder_config.hidden_size
-            if encoder_size != self.hidden_size:
-                raise ValueError(
-                    f"input_residual adds what was read, {encoder_size} wide, to states {self.hidden_size} wide; "
-                    f"set hidden_size to {encoder_size}, or input_residual to false"
-                )
+        encoder_size = getattr(self.text_encoder_config, "hidden_size", self.hidden_size)
+        if self.input_residual and encoder_size != self.hidden_size:
+            raise ValueError(
+                f"input_residual adds what was read, {encoder_size} wide, to states {self.hidden_size} wide; "
+                f"set hidden_size to {encoder_size}, or input_residual to false"
+            )
         if self.feedback_steps < 0:
             raise ValueError(f"feedback_steps must not be negative, got {self.feedback_steps}")
         weights = self.circumstance_weights
