@@ -12,6 +12,7 @@ Copies must not stay equal: two lines say how far twins among the grown neurons 
 import argparse
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -27,7 +28,7 @@ from preprocessing.overlap import hold_out
 from preprocessing.readers import parse_source, read
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.growth import grow
-from redheart_hf.losses import label_counts, loss_sums, multi_task_loss
+from redheart_hf.losses import gaussian_nll, label_counts, loss_sums, masked_sum, multi_task_loss
 from training.collator import MODEL_INPUTS, Collator
 from training.config import TrainConfig
 from training.inference import evaluation_mode
@@ -79,14 +80,20 @@ def trained(config: TrainConfig, data: Data) -> RedHeartForMultiTask:
 
 
 def dev_loss(model: RedHeartForMultiTask, data: Data) -> float:
-    """The sum over terms of each one's mean loss over all its labels in dev."""
+    """The sum over terms of each one's mean loss over all its labels in dev; VAD's is its plain likelihood.
+
+    In training it is weighed by the predicted deviation, so that it rises where a model grows surer.
+    """
     tokenizer, _, dev = data
     collator, sums, counts = Collator(tokenizer), {}, {}
     with evaluation_mode(model):
         for start in range(0, len(dev), 64):
             batch = collator([dev[row] for row in range(start, min(start + 64, len(dev)))])
             output = model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
-            for term, value in loss_sums(output, batch["labels"], model.config).items():
+            emotion = output.emotion
+            likelihood = partial(gaussian_nll, emotion.vad_mean, emotion.vad_log_variance)
+            of_batch = loss_sums(output, batch["labels"], model.config)
+            for term, value in (of_batch | {"vad": masked_sum(likelihood, batch["labels"]["vad"])}).items():
                 sums[term] = sums.get(term, 0.0) + value
             for term, count in label_counts(batch["labels"], len(batch["input_ids"])).items():
                 counts[term] = counts.get(term, 0) + count
