@@ -46,7 +46,8 @@ class RedHeartPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         # CODEPATH: the stable family (Post-LN + SwiGLU) starts from He et al. 2015; the others from a plain normal.
-        # What answers starts small in both: He's numbers would begin in the flat part of tanh and sigmoid.
+        # What answers, or is added to a residual path, starts small in both: He's numbers would begin in the flat part
+        # of tanh and sigmoid, and drown what they are added to.
         if self.config.initialization == "he" and isinstance(module, nn.Linear) and type(module) is not OutputLinear:
             init.kaiming_normal_(module.weight, nonlinearity="relu")
         if isinstance(module, AttentionPooling):

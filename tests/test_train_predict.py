@@ -16,7 +16,7 @@ import torch
 from commands import run_command
 
 from preprocessing.records import Record
-from redheart_hf.labels import BASIC_EMOTIONS, CIRCUMSTANCES, KOREAN_EMOTIONS
+from redheart_hf.labels import BASIC_EMOTIONS, CIRCUMSTANCES, KOREAN_EMOTIONS, VIEWS
 from training import predict
 from training.inference import load_model, predict_records
 
@@ -215,3 +215,21 @@ def test_what_was_never_trained_is_null_and_said_to_be_so(tiny_model_dir):
     text = predict.as_text(result)
     assert text.count("not trained") == 5 + 3 + 1
     assert f"{result['acceptability']['virtue']:.2f}" in text
+
+
+@pytest.mark.parametrize(
+    ("trained_labels", "taught"),
+    [(["utility"], {"neutral"}), (["utility", "utility_views"], set(VIEWS)), (["basic_emotions"], set())],
+)
+def test_views_that_pairs_do_not_teach_are_kept_back(trained_labels, taught, tiny_model_dir):
+    model, tokenizer = load_model(tiny_model_dir)
+    model.config.trained_labels = trained_labels
+    result = predict.predict(model, tokenizer, TEXT, ["말한다", "Say nothing"], chosen=1)
+    for action in result["actions"]:
+        for quantity in ("utility", "regret"):
+            assert {view for view, value in action[quantity].items() if value is not None} == taught
+    assert result["regret"] == result["actions"][1]["regret"]
+    assert (result["best"] is None) == (not taught)
+    lines = predict.as_text(result).splitlines()
+    of_actions = [line for line in lines if line.startswith(("  utility  ", "  regret if chosen"))]
+    assert [line.count("not trained") for line in of_actions[-4:]] == [3 - len(taught)] * 4

@@ -50,7 +50,8 @@ def read_sources(sources: list[str], rejected: list) -> dict[str, list[Record]]:
 
 
 def labels_of(records: Iterable[Record]) -> list[str]:
-    """Names of the labels that occur; acceptability by expert, and utility where pairs or actions teach it."""
+    """Names of the labels that occur; acceptability by expert, utility where pairs or actions teach it, and its views
+    where actions do."""
     found = set()
     for record in records:
         found |= {name for name in RANGES if name != "acceptability" and getattr(record, name) is not None}
@@ -58,6 +59,8 @@ def labels_of(records: Iterable[Record]) -> list[str]:
         found |= {f"acceptability/{expert}" for expert, value in judged if value is not None}
         if record.worse is not None or record.actions:
             found.add("utility")
+        if record.actions:
+            found.add("utility_views")
     return sorted(found)
 
 

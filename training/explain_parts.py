@@ -19,6 +19,7 @@ from preprocessing.errors import UserError
 from redheart_hf import RedHeartConfig
 from redheart_hf.labels import CIRCUMSTANCES, SURD_AGENTS, SURD_TERMS, VIEWS
 from redheart_hf.outputs import RedHeartOutput
+from training.predict import taught_views
 
 EMOTION_LABELS = ("basic_emotions", "fine_emotions", "korean_emotions", "vad")
 ADDS_UP = (
@@ -80,10 +81,9 @@ def alternatives(prediction: Mapping[str, Any], config: RedHeartConfig) -> dict[
     """Of each action its utility, what it misses against the best, and the regret of having chosen it, by view."""
     if "actions" not in prediction:
         raise NothingToShow("there are no actions to compare; give --action twice or more")
-    if not teaches(config, "utility"):
+    views = taught_views(config.trained_labels)
+    if not views:
         raise NothingToShow("neither pairs nor actions were in the training data, so utility was never trained")
-    # The outer views learn from actions, which bring labels of regret; pairs teach the neutral one alone.
-    views = VIEWS if teaches(config, "regret") else ("neutral",)
     actions = prediction["actions"]
     most = {view: max(action["utility"][view] for action in actions) for view in views}
     return {

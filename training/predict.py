@@ -121,6 +121,13 @@ def predict(
     return keep_back(result, model.config.trained_labels)
 
 
+def taught_views(trained_labels: list[str] | None) -> tuple[str, ...]:
+    """Views of utility that were learned: pairs teach the neutral one alone. A config that is silent is believed."""
+    if trained_labels is None or "utility_views" in trained_labels:
+        return VIEWS
+    return ("neutral",) if "utility" in trained_labels else ()
+
+
 def keep_back(result: dict[str, Any], trained_labels: list[str] | None) -> dict[str, Any]:
     """Null in place of what the model never saw a label of: a number there would be made up."""
     if trained_labels is None:
@@ -132,6 +139,12 @@ def keep_back(result: dict[str, Any], trained_labels: list[str] | None) -> dict[
     result["acceptability"] = {
         expert: value if f"acceptability/{expert}" in trained_labels else None for expert, value in experts.items()
     }
+    untaught = [view for view in VIEWS if view not in taught_views(trained_labels)]
+    for action in result.get("actions", ()):
+        for quantity in ("utility", "regret"):
+            action[quantity] |= dict.fromkeys(untaught)
+    if "actions" in result and "neutral" in untaught:
+        result["best"] = None
     result["present"] = {field: names for field, names in result["present"].items() if result[field] is not None}
     return result
 

@@ -121,4 +121,4 @@ def regret(result: Mapping[str, Any]) -> list[str]:
 
 
 def in_columns(values: Any, form: str = "{:>12}") -> str:
-    return "".join(form.format(value) for value in values)
+    return "".join(f"{'not trained':>12}" if value is None else form.format(value) for value in values)
