@@ -18,7 +18,7 @@ from tiny_run import ROOT, build_loop, tiny_config
 
 from preprocessing.errors import UserError
 from training import train
-from training.checkpoint import checkpoints, find_checkpoint, remove_oldest, verify, write_folder
+from training.checkpoint import checkpoints, exchange, find_checkpoint, remove_oldest, verify, write_folder
 from training.run_state import load_run
 
 
@@ -117,6 +117,35 @@ def test_a_save_that_fails_leaves_everything_as_it_was(tmp_path: Path):
             write_folder(target, run_out_of_space)
     assert names_in(tmp_path) == ["checkpoint-2"]
     assert verify(folder) == {"step": 2}
+
+
+def test_a_folder_is_never_away_while_it_is_replaced(tmp_path: Path, monkeypatch):
+    """Old and new change places in one act: no rename takes the old one away first."""
+    folder = made(tmp_path, 2) / "checkpoint-2"
+    monkeypatch.setattr(Path, "rename", lambda self, target: pytest.fail(f"{self} was renamed to {target}"))
+    write_folder(folder, write_two, {"step": 3})
+    assert verify(folder) == {"step": 3}
+    assert names_in(tmp_path) == ["checkpoint-2"]
+
+
+def test_two_folders_change_places(tmp_path: Path):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").touch()
+    assert exchange(tmp_path / "one", tmp_path / "other")
+    assert (names_in(tmp_path / "one"), names_in(tmp_path / "other")) == (["other.txt"], ["one.txt"])
+    with pytest.raises(FileNotFoundError, match="missing"):
+        exchange(tmp_path / "one", tmp_path / "missing")
+
+
+def test_two_renames_do_where_folders_cannot_change_places(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("training.checkpoint.exchange", lambda one, other: False)
+    folder = made(tmp_path, 2) / "checkpoint-2"
+    write_folder(folder, write_two, {"step": 3})
+    folder.rename(tmp_path / ".checkpoint-2.old")  # as a kill between the two leaves it
+    write_folder(folder, write_two, {"step": 4})
+    assert verify(folder) == {"step": 4}
+    assert names_in(tmp_path) == ["checkpoint-2"]
 
 
 def test_a_folder_is_replaced_whole(tmp_path: Path):

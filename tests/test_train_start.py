@@ -62,12 +62,13 @@ def test_what_the_weights_do_not_allow_is_refused(folder, tmp_path):
 def test_a_setting_that_would_do_nothing_is_refused(fields, message, tokenizer, tmp_path):
     config = tiny_config(tmp_path / "run", **fields)
     with pytest.raises(UserError, match=message):
-        config.refuse_idle_settings(tiny_model(tokenizer).config, total_steps=10)
+        config.refuse_idle_settings(tiny_model(tokenizer).config)
 
 
 def test_an_encoder_that_would_begin_after_the_end_is_refused(tmp_path):
     model = preset_config("redheart-tiny", text_encoder_config=BertConfig())
     config = tiny_config(tmp_path / "run", text_encoder_start=10)
-    config.refuse_idle_settings(model, total_steps=11)
+    config.refuse_idle_settings(model)
+    config.refuse_idle_encoder(total_steps=11)
     with pytest.raises(UserError, match="lies beyond the run's 10 steps"):
-        config.refuse_idle_settings(model, total_steps=10)
+        config.refuse_idle_encoder(total_steps=10)

@@ -5,11 +5,14 @@ Out   checkpoint-STEP with manifest.json (size and SHA-256 of every file); the n
 Run   `python -c "from training.checkpoint import verify; verify('outputs/main/checkpoint-200')"`
 
 A checkpoint is written to a hidden folder beside its place, every file is flushed to the disk, the manifest is written
-last, and the folder is renamed. A kill at any moment leaves either the old state or the new one. A folder without a
-manifest does not exist for us; one whose files differ from its manifest is damaged and raises. Nothing is pickled:
-tensors are safetensors, the rest is JSON.
+last, and the folder changes places with the old one in one act of the file system. A kill at any moment leaves either
+the old state or the new one. (Where the system knows no such act, two renames do it; a kill between them leaves the
+old state hidden until the next save finds it.) A folder without a manifest does not exist for us; one whose files
+differ from its manifest is damaged and raises. Nothing is pickled: tensors are safetensors, the rest is JSON.
 """
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +30,7 @@ from preprocessing.errors import UserError
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 def step_of(folder: Path) -> int:
@@ -84,12 +88,32 @@ def write_folder(target: Path, write: Callable[[Path], None], facts: dict[str, A
             f"could not save {target}: {error} ({free_mib(target.parent)} MiB are free there). What was saved before "
             "is untouched; make room or name another output_dir, and start again to go on from it"
         ) from error
+    if target.exists() and exchange(staging, target):
+        flush_to_disk(target.parent)
+        shutil.rmtree(staging, ignore_errors=True)
+        return
     if target.exists():
         shutil.rmtree(retired, ignore_errors=True)
         target.rename(retired)
     staging.rename(target)
     flush_to_disk(target.parent)
     shutil.rmtree(retired, ignore_errors=True)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one act (renameat2 of Linux); False where that is not known, and nothing done.
+
+    Raises OSError for all other reasons why it cannot be.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):  # an old kernel, or a file system without it
+        return False
+    raise OSError(code, os.strerror(code), str(other))
 
 
 def free_mib(folder: Path) -> int:

@@ -166,14 +166,17 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"betas": list(self.betas)}
 
-    def refuse_idle_settings(self, model: RedHeartConfig, total_steps: int) -> None:
-        """Raises UserError for a setting that would do nothing in a run of this model and length."""
+    def refuse_idle_settings(self, model: RedHeartConfig) -> None:
+        """Raises UserError for a setting that would do nothing in a run of this model."""
         if idle := sorted(set(self.loss_weights) - set(terms_of(model))):
             raise UserError(
                 f"loss_weights weighs {idle}, which this model does not learn: it has the modules {model.modules}"
             )
         if self.text_encoder_start and model.text_encoder_config is None:
             raise UserError(f"text_encoder_start is {self.text_encoder_start}, but the model reads without one")
+
+    def refuse_idle_encoder(self, total_steps: int) -> None:
+        """Raises UserError when the run ends before the text encoder begins to learn."""
         if self.text_encoder_start >= total_steps:
             raise UserError(
                 f"text_encoder_start {self.text_encoder_start} lies beyond the run's {total_steps} steps: the encoder "

@@ -66,7 +66,7 @@ class TrainLoop:
             accelerator.num_processes,
         )
         self.total_steps = config.max_steps or self.plan.first_step(config.epochs)
-        config.refuse_idle_settings(model.config, self.total_steps)
+        config.refuse_idle_encoder(self.total_steps)
         self.bare_model, self.terms = model, terms_of(model.config)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable()

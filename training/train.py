@@ -56,6 +56,7 @@ def train(config: TrainConfig) -> None:
     started = time.perf_counter()
     accelerator = build_accelerator(config)
     tokenizer, model = build_model(config)
+    config.refuse_idle_settings(model.config)
     checkpoint = find_checkpoint(Path(config.output_dir), config.resume)
     if checkpoint is not None:  # a run that may not go on there must not write its holdout_*.jsonl over the other's
         read_state(checkpoint, config, accelerator.num_processes)
