@@ -78,6 +78,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "whole": {"modules": list(MODULES)},
     **{f"without {name}": {"modules": [other for other in MODULES if other != name]} for name in LEFT_OUT},
     "dense mixture": {"modules": list(MODULES), "num_experts_per_tok": 8},
+    "sigmoid router": {"modules": list(MODULES), "router_scores": "sigmoid"},
     "bare": {"modules": []},
 }
 FIGURES = {

@@ -98,6 +98,8 @@ class RedHeartConfig(PreTrainedConfig):
     num_experts_per_tok: int = 2
     """Experts that answer for one text; equal to `num_experts`, the mixture is dense."""
     moe_intermediate_size: int = 1024
+    router_scores: Literal["softmax", "sigmoid"] = "softmax"
+    """How the router weighs experts: against one another, or each by itself after the states' length is taken out."""
     router_bias_rate: float | int = 0.001
     """Step of the balancing bias (Wang et al. 2024, arXiv 2408.15664), moved after each optimizer step."""
     emotion_level_size: int = 1376

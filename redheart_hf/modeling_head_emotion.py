@@ -37,15 +37,17 @@ LOG_VARIANCE_RANGE = (-6.0, 1.0)
 
 
 class MixtureOfExperts(nn.Module):
-    """Softmax router over E experts, the best `num_experts_per_tok` of which answer.
+    """A router over E experts, the best `num_experts_per_tok` of which answer.
 
     A bias that only the choice sees keeps the load even without an auxiliary loss (Wang et al. 2024, arXiv
-    2408.15664); `update_router_bias` moves it, outside `forward`. Gates of the chosen sum to one.
+    2408.15664); `update_router_bias` moves it, outside `forward`. Gates of the chosen are their scores over the sum of
+    these. Scores are a softmax over all experts, or (`router_scores: sigmoid`, as in that paper) a sigmoid each, of a
+    router that sees the states without their length: no expert's score then depends on the others', and none drowns.
     """
 
     def __init__(self, config: RedHeartConfig):
         super().__init__()
-        self.top_k = config.num_experts_per_tok
+        self.top_k, self.independent = config.num_experts_per_tok, config.router_scores == "sigmoid"
         self.router = OutputLinear(config.task_size, config.num_experts, bias=False)
         self.router_bias = nn.Buffer(torch.zeros(config.num_experts))
         sizes = (config.task_size, config.moe_intermediate_size, config.task_size)
@@ -53,17 +55,26 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, states_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mixed states (B, C), router logits (B, E) and load (E,)."""
-        logits_BE = self.router(states_BC).float()
-        chosen = (logits_BE.softmax(dim=-1) + self.router_bias).topk(self.top_k, dim=-1).indices
+        routed_BC = F.layer_norm(states_BC, states_BC.shape[-1:]) if self.independent else states_BC
+        logits_BE = self.router(routed_BC).float()
+        chosen = (self.scores(logits_BE) + self.router_bias).topk(self.top_k, dim=-1).indices
         selected_BE = torch.zeros_like(logits_BE).scatter(1, chosen, 1.0)
-        # A softmax over the chosen alone. Their scores divided by the sum would be the same number, but the bias may
-        # choose experts whose scores underflow, and then the quotient has no gradient.
-        gates_BE = logits_BE.masked_fill(selected_BE == 0, torch.finfo(logits_BE.dtype).min).softmax(dim=-1)
+        gates_BE = self.gates(logits_BE, selected_BE)
         # Every expert sees every text and unchosen ones get a gate of zero: texts are single vectors here, so that
         # this costs little, and each expert has a gradient (of zero), as DistributedDataParallel asks.
         answers_BEC = torch.stack([expert(states_BC) for expert in self.experts], dim=1)
         mixed_BC = (gates_BE[:, None].to(answers_BEC.dtype) @ answers_BEC).squeeze(1)
         return mixed_BC, logits_BE, selected_BE.detach().sum(dim=0)
+
+    def scores(self, logits_BE: torch.Tensor) -> torch.Tensor:
+        """What each expert's claim to a text is, in [0, 1]; the bias is added to it for the choice."""
+        return logits_BE.sigmoid() if self.independent else logits_BE.softmax(dim=-1)
+
+    def gates(self, logits_BE: torch.Tensor, selected_BE: torch.Tensor) -> torch.Tensor:
+        """Scores of the chosen over their sum (B, E), as a softmax of log scores over the chosen: the bias may choose
+        experts whose scores underflow, and then the quotient has no gradient."""
+        log_scores_BE = F.logsigmoid(logits_BE) if self.independent else logits_BE
+        return log_scores_BE.masked_fill(selected_BE == 0, torch.finfo(log_scores_BE.dtype).min).softmax(dim=-1)
 
     @torch.no_grad()
     def update_router_bias(self, load_E: torch.Tensor, rate: float) -> None:

@@ -64,6 +64,24 @@ def test_all_experts_is_the_dense_softmax_mixture(task_BC):
     assert load.tolist() == [BATCH] * 4
 
 
+def test_sigmoid_scores_are_each_experts_own_and_gates_their_shares(task_BC):
+    mixture = extreme(MixtureOfExperts(config_of(num_experts=4, num_experts_per_tok=2, router_scores="sigmoid")))
+    mixed_BC, logits_BE, _ = mixture(task_BC)
+    centred = task_BC - task_BC.mean(-1, keepdim=True)
+    expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() @ mixture.router.weight.T
+    torch.testing.assert_close(logits_BE, expected, atol=1e-5, rtol=1e-5)
+    scores, two = logits_BE.sigmoid().topk(2)
+    shares = scores / scores.sum(-1, keepdim=True)
+    for row in range(BATCH):
+        by_hand = sum(shares[row, k] * mixture.experts[two[row, k]](task_BC[row : row + 1]) for k in range(2))
+        torch.testing.assert_close(mixed_BC[row : row + 1], by_hand, atol=1e-4, rtol=1e-4)
+
+
+def test_sigmoid_scores_do_not_see_how_long_a_state_is(task_BC):
+    mixture = extreme(MixtureOfExperts(config_of(num_experts=4, router_scores="sigmoid")))
+    torch.testing.assert_close(mixture(task_BC * 100)[1], mixture(task_BC)[1], atol=1e-3, rtol=1e-4)
+
+
 def test_bias_step_is_the_published_rule():
     mixture = MixtureOfExperts(config_of(num_experts=4))
     mixture.update_router_bias(torch.tensor([10.0, 2.0, 4.0, 0.0]), rate=0.001)

@@ -197,7 +197,7 @@ def test_experts_are_those_that_mixed_the_answer(trained):
     assert not rows[6]["chosen"]
     assert sum(row["chosen"] for row in rows) == model.config.num_experts_per_tok
     assert sum(row["gate"] for row in rows) == pytest.approx(1)
-    assert sum(row["probability"] for row in rows) == pytest.approx(1)
+    assert sum(row["score"] for row in rows) == pytest.approx(1)
 
 
 def test_circumstances_add_up_and_alternatives_explain_the_regret(trained):

@@ -73,10 +73,10 @@ def explain(
         },
         "attribution": describe_attribution(model, readings[wanted.of_deed], outputs[wanted.of_deed], wanted),
     }
-    router_bias = model.emotion_head.mixture.router_bias
+    mixture = model.emotion_head.mixture
     result |= parts_or_reasons(
         {
-            "experts": lambda: expert_use(outputs[0], router_bias, model.config),
+            "experts": lambda: expert_use(outputs[0], mixture, model.config),
             "utility": lambda: utility_parts(prediction, of[1], model.config),
             "regret": lambda: alternatives(prediction, model.config),
             "surd": lambda: surd_terms(outputs[1], of[1], folder),

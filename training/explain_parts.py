@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartConfig
 from redheart_hf.labels import CIRCUMSTANCES, SURD_AGENTS, SURD_TERMS, VIEWS
+from redheart_hf.modeling_head_emotion import MixtureOfExperts
 from redheart_hf.outputs import RedHeartOutput
 from training.predict import taught_views
 
@@ -36,21 +35,20 @@ def teaches(config: RedHeartConfig, *labels: str) -> bool:
     return config.trained_labels is None or any(label in config.trained_labels for label in labels)
 
 
-def expert_use(output: RedHeartOutput, router_bias_E: torch.Tensor, config: RedHeartConfig) -> dict[str, Any]:
-    """Of one text: each expert's probability, the bias that keeps the load even, who was chosen and with what gate."""
+def expert_use(output: RedHeartOutput, mixture: MixtureOfExperts, config: RedHeartConfig) -> dict[str, Any]:
+    """Of one text: each expert's score, the bias that keeps the load even, who was chosen and with what gate."""
     if not teaches(config, *EMOTION_LABELS):
         raise NothingToShow("no label that the experts answer for was in the training data")
     logits_E, chosen_E = output.emotion.router_logits[0].float(), output.emotion.router_load > 0
-    gates_E = logits_E.masked_fill(~chosen_E, -math.inf).softmax(dim=-1)
-    columns = (logits_E.softmax(dim=-1), router_bias_E, chosen_E, gates_E)
+    columns = (mixture.scores(logits_E), mixture.router_bias, chosen_E, mixture.gates(logits_E, chosen_E))
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return {
         "of": "the text",
-        "statement": f"the {config.num_experts_per_tok} experts with the highest probability + bias answer for the "
+        "statement": f"the {config.num_experts_per_tok} experts with the highest score + bias answer for the "
         "emotions and VAD; their gates sum to one, and the bias decides on the choice alone",
         "experts": [
-            {"expert": index, "probability": probability, "bias": bias, "chosen": chosen, "gate": gate}
-            for index, (probability, bias, chosen, gate) in enumerate(rows)
+            {"expert": index, "score": score, "bias": bias, "chosen": chosen, "gate": gate}
+            for index, (score, bias, chosen, gate) in enumerate(rows)
         ],
     }
 

@@ -154,13 +154,13 @@ def experts(part: Mapping[str, Any]) -> str:
     rows = [
         (
             f"expert {row['expert']}",
-            f"{row['probability']:.3f}",
+            f"{row['score']:.3f}",
             f"{row['bias']:+z.3f}",
             f"chosen, gate {row['gate']:.3f}" if row["chosen"] else "",
         )
         for row in part["experts"]
     ]
-    return note(f"Of {part['of']}: {part['statement']}.") + table(("", "probability", "bias", ""), rows)
+    return note(f"Of {part['of']}: {part['statement']}.") + table(("", "score", "bias", ""), rows)
 
 
 def utility(part: Mapping[str, Any]) -> str:

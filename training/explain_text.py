@@ -74,7 +74,7 @@ def experts(part: Mapping[str, Any]) -> list[str]:
     lines = []
     for row in part["experts"]:
         use = f"chosen, gate {row['gate']:.3f}" if row["chosen"] else "not chosen"
-        number = f"probability {row['probability']:.3f}, bias {row['bias']:+z.3f}"
+        number = f"score {row['score']:.3f}, bias {row['bias']:+z.3f}"
         lines.append(line(f"expert {row['expert']}", f"{number}  {use}"))
     return lines
 
