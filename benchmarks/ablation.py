@@ -6,11 +6,12 @@ Run   REDHEART_DATA_DIR=/path/to/data python benchmarks/ablation.py --output out
       REDHEART_DATA_DIR=/path/to/data python benchmarks/ablation.py --only whole bare --seeds 1
 
 4,000 rows, the same for all; figures on dev rows that share no text with them. A run that is there already is not
-done again, one that was killed goes on from its last checkpoint. Differences within the spread mean nothing.
+done again, one that was killed begins anew. Differences within the spread mean nothing.
 """
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -32,13 +33,12 @@ from preprocessing.overlap import hold_out, without_overlaps
 from preprocessing.readers import parse_source, read
 from preprocessing.records import Record, by_reader
 from redheart_hf.labels import MODULES
-from training.checkpoint import find_checkpoint
 from training.collator import Collator
-from training.config import TrainConfig, parse_config
+from training.command_line import parse_config
+from training.config import TrainConfig
 from training.evaluate import evaluate_dev
 from training.loop import TrainLoop
 from training.report import write_json
-from training.run_state import load_run
 from training.train import build_accelerator, build_model, resolve_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,12 +156,11 @@ def one_run(
 ) -> dict[str, Any]:
     """Figures on dev after training, and the seconds it took since it was last taken up."""
     started = time.perf_counter()
+    shutil.rmtree(config.output_dir, ignore_errors=True)
     tokenizer, model = build_model(config)
     model.model.embeddings.encoder = encoder
     dataset = encode(train, tokenizer, model.config.max_length)
     loop = TrainLoop(build_accelerator(config), model, dataset, Collator(tokenizer), config)
-    if (checkpoint := find_checkpoint(Path(config.output_dir), config.resume)) is not None:
-        load_run(loop, checkpoint)
     loop.train()
     figures, _ = evaluate_dev(model, tokenizer, dev)
     return {"figures": figures, "seconds": time.perf_counter() - started, "parameters": model.num_parameters()}

@@ -3,7 +3,7 @@
 In    nothing; observations are drawn from the model itself (an Ornstein-Uhlenbeck process of valence, arousal and
       dominance, seen with noise), seeded.
 Out   seconds of both, their ratio, and the largest difference between the means and covariances they found.
-Run   python benchmarks/kalman.py                    (10,000 steps, 64 sequences: as the README says)
+Run   python benchmarks/kalman.py                    (10,000 steps, 64 sequences)
       python benchmarks/kalman.py --steps 500 --sequences 8
 
 Needs pykalman (`pip install -e ".[test]"`). Both work in float64 on --threads threads. pykalman filters one sequence

@@ -28,7 +28,8 @@ from preprocessing.encode import encode
 from preprocessing.errors import run
 from preprocessing.readers import parse_source, read
 from training.collator import Collator
-from training.config import TrainConfig, parse_config
+from training.command_line import parse_config
+from training.config import TrainConfig
 from training.loop import TrainLoop
 from training.train import build_accelerator, build_model
 

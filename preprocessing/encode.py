@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,9 +67,22 @@ def encode(
     arguments = {"tokenizer": tokenizer, "max_length": max_length, "text_prefix": text_prefix}
     folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "redheart_hf")
     path = folder / f"encoded-{_fingerprint(plain, tokenizer, max_length, text_prefix)}"
-    if not path.exists():
-        _save(_encoded(plain, arguments, num_proc), path)
-    return Dataset.load_from_disk(str(path))
+    if path.exists():
+        try:
+            return _loaded(path, len(records))
+        except (OSError, ValueError, LookupError, TypeError) as error:  # cleaned away in part, or cut short
+            print(f"{path} is damaged and is made anew: {error}", file=sys.stderr)
+            shutil.rmtree(path)
+    _save(_encoded(plain, arguments, num_proc), path)
+    return _loaded(path, len(records))
+
+
+def _loaded(path: Path, rows: int) -> Dataset:
+    dataset = Dataset.load_from_disk(str(path))
+    if len(dataset) != rows:
+        raise ValueError(f"it has {len(dataset)} rows, not {rows}")
+    dataset.info.description = path.name  # tells one content from another, as checkpoints do
+    return dataset
 
 
 def _encoded(plain: list[dict[str, Any]], arguments: dict[str, Any], num_proc: int) -> Dataset:

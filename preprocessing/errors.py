@@ -30,6 +30,10 @@ class BadRow(ValueError):
 REMEDIES = {
     errno.ENOSPC: "the disk is full: make room and start again",
     errno.EDQUOT: "your quota is used up: make room and start again",
+    errno.ENOENT: "check the path",
+    errno.ENAMETOOLONG: "a file name holds 255 bytes at most: shorten it",
+    errno.ELOOP: "links lead back to themselves: name the file itself",
+    errno.EPERM: "give yourself the right to it, or name another path",
     errno.EACCES: "give yourself the right to it, or name another path",
     errno.EROFS: "nothing can be written there: name another path",
     errno.EEXIST: "a file is in the way: remove it, or name another path",

@@ -51,7 +51,8 @@ def parents(vector: list[float], parent_of: Mapping[str, str], names: Sequence[s
 
 def number(text: str) -> float:
     try:
-        return float(text)
+        # Python reads 0_3 as 3; in a file it is a slip of the hand.
+        return float(text if "_" not in text else "")
     except ValueError:
         raise BadRow(f"wrong-type: label is {text!r:.40}, not a number") from None
 

@@ -9,9 +9,11 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
+from preprocessing.files import check_output
 from preprocessing.overlap import find_overlaps
-from preprocessing.readers import READERS, ReadResult, parse_source, read, write_rejected
+from preprocessing.readers import READERS, ReadResult, files_of, parse_source, read, write_rejected
 from preprocessing.records import RANGES, Record
+from preprocessing.sources import refuse_repeated
 from redheart_hf.labels import ETHICS_EXPERTS
 
 LABELS = (*RANGES, "worse", "actions", "reason")
@@ -19,7 +21,11 @@ LABELS = (*RANGES, "worse", "actions", "reason")
 
 def inspect() -> None:
     arguments = _parser().parse_args()
-    results = [read(parse_source(argument)) for argument in arguments.sources]
+    sources = [parse_source(argument) for argument in arguments.sources]
+    refuse_repeated(sources)
+    if arguments.rejected:
+        check_output("--rejected", arguments.rejected, [file for source in sources for file in files_of(source)])
+    results = [read(source) for source in sources]
     for result in results:
         print("\n".join(_describe(result)), end="\n\n")
     print(find_overlaps(record for result in results for record in result.records))
@@ -57,8 +63,7 @@ def _describe(result: ReadResult) -> list[str]:
     for name in LABELS:
         if filled := sum(getattr(record, name) is not None for record in records):
             lines.append(f"  {name:16} on {filled:,}{_expert_note(name, records)}")
-    lines += [f"  rejected: {reason}: {count:,}" for reason, count in result.reasons.most_common()]
-    return lines
+    return lines + result.reason_lines()
 
 
 def _expert_note(name: str, records: list[Record]) -> str:

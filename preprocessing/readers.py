@@ -6,19 +6,21 @@ Run   `python -m preprocessing.readers scenarios=data/scenarios/train.jsonl emob
 """
 
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from preprocessing import readers_emotion, readers_ethics, readers_json, sources
 from preprocessing.errors import BadRow, UserError, run
+from preprocessing.files import write_lines
 from preprocessing.forms import Reader
 from preprocessing.records import Record, cleaned, first_fault
 from preprocessing.sources import Source
-from preprocessing.tables import read_lines
+from preprocessing.tables import Row, read_lines
 from preprocessing.text import clean
 
 READERS: dict[str, Reader] = {**readers_json.READERS, **readers_emotion.READERS, **readers_ethics.READERS}
@@ -48,9 +50,19 @@ class ReadResult:
     def reasons(self) -> Counter[str]:
         return Counter(item.reason for item in self.rejected)
 
+    def reason_lines(self) -> list[str]:
+        """How many rows were set aside for each reason, for people."""
+        return [f"  rejected: {reason}: {count:,}" for reason, count in self.reasons.most_common()]
+
 
 def parse_source(argument: str) -> Source:
     return sources.parse(argument, {name: reader.splits for name, reader in READERS.items()})
+
+
+def files_of(source: Source) -> list[Path]:
+    """What `read` will open."""
+    labels = _labels_file(READERS[source.reader], source)
+    return [source.path] if labels is None else [source.path, labels]
 
 
 def read(source: Source) -> ReadResult:
@@ -61,7 +73,7 @@ def read(source: Source) -> ReadResult:
     result = ReadResult(source)
     other_splits = set(reader.splits) - {source.split} if source.split else set()
     found_splits: Counter[str] = Counter()
-    for row in reader.rows(lines):
+    for row in _rows(reader, source, lines):
         try:
             if isinstance(row.fields, BadRow):
                 raise row.fields
@@ -80,6 +92,14 @@ def read(source: Source) -> ReadResult:
     for record, group in zip(result.records, reader.group(result.records), strict=True):
         record.group = group
     return result
+
+
+def _rows(reader: Reader, source: Source, lines: list[str]) -> Iterator[Row]:
+    """The rows; what a file as a whole is refused for is said with its name."""
+    try:
+        yield from reader.rows(lines)
+    except UserError as error:
+        raise UserError(f"{source.path}: {error}") from None
 
 
 def _record(source: Source, reader: Reader, number: int, row: dict[str, Any]) -> Record:
@@ -118,18 +138,23 @@ def _nothing_read(result: ReadResult, found_splits: Counter[str]) -> str:
     return f"{source.path} holds no row of split {source.split!r}; it holds {held}"
 
 
-def _check_labels_file(reader: Reader, source: Source) -> None:
-    """Rows number their labels, so another order would mislabel every row without an error."""
+def _labels_file(reader: Reader, source: Source) -> Path | None:
     folder, prefix = source.path.parent, source.path.stem.partition("_")[0]
     files = [folder / f"{prefix}_labels.txt", folder / "labels.txt"]
-    path = next((file for file in files if reader.labels and file.is_file()), None)
+    # os.path: beside a file with a long name there is none with a longer one, which Path takes for a fault.
+    return next((file for file in files if reader.labels and os.path.isfile(file)), None)
+
+
+def _check_labels_file(reader: Reader, source: Source) -> None:
+    """Rows number their labels, so another order would mislabel every row without an error."""
+    path = _labels_file(reader, source)
     if path is None:
         return
     theirs = [clean(line) for line in read_lines(path) if line.strip()]
     for number, (mine, other) in enumerate(zip(reader.labels, theirs, strict=False)):
         if mine != other:
             raise UserError(
-                f"{path} names label {number} {other!r}, but reader {source.reader!r} knows it as {mine!r}; "
+                f"{path} names label {number} {other!r:.40}, but reader {source.reader!r} knows it as {mine!r}; "
                 "another reader is meant, or the labels file belongs to other rows"
             )
     if len(theirs) != len(reader.labels):
@@ -140,9 +165,7 @@ def _check_labels_file(reader: Reader, source: Source) -> None:
 
 def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
     """rejected.jsonl: one JSON object a rejected row."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in rejected)
+    write_lines(path, (json.dumps(asdict(item), ensure_ascii=False) for item in rejected))
 
 
 def main() -> None:

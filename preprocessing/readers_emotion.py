@@ -15,11 +15,16 @@ from redheart_hf.labels import BASIC_EMOTIONS, FINE_EMOTIONS, FINE_TO_BASIC, KOR
 _EMOBANK_SPLITS = ("train", "dev", "test")
 
 
+def _comment(corpus: str, row: dict[str, str]) -> list[str]:
+    """A key of the comment. Rows without its id have none, or all of them would count as one text."""
+    return [f"{corpus}:{row['comment']}"] if row["comment"].strip() else []
+
+
 def _goemotions(row: dict[str, str]) -> dict[str, Any]:
     return {
         "text": row["text"],
         "basic_emotions": multi_hot(row["labels"], BASIC_EMOTIONS),
-        "same_as": [f"goemotions:{row['comment']}"],
+        "same_as": _comment("goemotions", row),
     }
 
 
@@ -29,7 +34,7 @@ def _goemotions_fine(row: dict[str, str]) -> dict[str, Any]:
         "text": row["text"],
         "fine_emotions": fine,
         "basic_emotions": parents(fine, FINE_TO_BASIC, BASIC_EMOTIONS),
-        "same_as": [f"goemotions:{row['comment']}"],
+        "same_as": _comment("goemotions", row),
     }
 
 
@@ -39,7 +44,7 @@ def _kote(row: dict[str, str]) -> dict[str, Any]:
         "text": row["text"],
         "korean_emotions": korean,
         "basic_emotions": parents(korean, KOREAN_TO_BASIC, BASIC_EMOTIONS),
-        "same_as": [f"kote:{row['comment']}"],
+        "same_as": _comment("kote", row),
     }
 
 

@@ -14,6 +14,7 @@ from preprocessing.forms import Reader
 from preprocessing.groups import by_text
 from preprocessing.records import Action, Record
 from preprocessing.tables import json_lines
+from preprocessing.text import listed
 from redheart_hf.labels import BASIC_EMOTIONS, CIRCUMSTANCES, CULTURE, ETHICS_EXPERTS, VAD, VIEWS
 
 LABEL_NAMES = {
@@ -32,9 +33,9 @@ def _exact_keys(value: Any, names: Sequence[str] | set[str], where: str) -> dict
     if not isinstance(value, dict):
         raise BadRow(f"wrong-type: {where} is {value!r:.40}, not a JSON object")
     if unknown := sorted(set(value) - set(names)):
-        raise BadRow(f"unknown-key: {', '.join(map(repr, unknown))} in {where}")
+        raise BadRow(f"unknown-key: {listed(unknown)} in {where}")
     if missing := sorted(set(names) - set(value)):
-        raise BadRow(f"missing-key: {', '.join(map(repr, missing))} in {where}")
+        raise BadRow(f"missing-key: {listed(missing)} in {where}")
     return value
 
 

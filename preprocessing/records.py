@@ -6,14 +6,14 @@ Run   `python -m preprocessing.readers scenarios=data/scenarios/dev.jsonl` reads
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from preprocessing.errors import BadRow
-from preprocessing.text import clean
+from preprocessing.files import write_lines
+from preprocessing.text import clean, listed, name_fault, text_fault
 from redheart_hf.labels import (
     BASIC_EMOTIONS,
     CIRCUMSTANCES,
@@ -25,7 +25,6 @@ from redheart_hf.labels import (
     VIEWS,
 )
 
-MAX_CHARACTERS = 20_000
 LANGUAGES = ("en", "ko")
 
 
@@ -109,7 +108,7 @@ def _check_keys(kind: type[Any], values: Any, name: str) -> None:
         raise BadRow(f"wrong-type: {name} is {values!r:.80}, not an object")
     known = {item.name for item in fields(kind)}
     if unknown := sorted(set(values) - known):
-        raise BadRow(f"unknown-key: {name} has {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        raise BadRow(f"unknown-key: {name} has {listed(unknown)}; known are {', '.join(sorted(known))}")
     required = {item.name for item in fields(kind) if item.default is MISSING and item.default_factory is MISSING}
     if missing := sorted(required - set(values)):
         raise BadRow(f"missing-key: {name} lacks {', '.join(missing)}")
@@ -137,19 +136,21 @@ def first_fault(record: Record) -> str | None:
 def _faults(record: Record) -> Iterator[str]:
     for name in ("id", "reader", "source", "split", "group"):
         value = getattr(record, name)
-        if not isinstance(value, str) and not (value is None and name in ("split", "group")):
-            yield f"wrong-type: {name} is {value!r:.80}, not a string"
+        if not (value is None and name in ("split", "group")) and (fault := name_fault(name, value)):
+            yield fault
     if type(record.row) is not int:
         yield f"wrong-type: row is {record.row!r:.80}, not a whole number"
     if not (isinstance(record.same_as, list) and all(isinstance(key, str) for key in record.same_as)):
         yield f"wrong-type: same_as is {record.same_as!r:.80}, not a list of strings"
+    else:
+        yield from filter(None, (name_fault("same_as", key) for key in record.same_as))
     if record.language not in LANGUAGES:
-        yield f"unknown-label: language is {record.language!r}, not one of {', '.join(LANGUAGES)}"
+        yield f"unknown-label: language is {record.language!r:.40}, not one of {', '.join(LANGUAGES)}"
     if fault := _turns_fault(record):
         yield fault
         return  # what follows takes them for a list
     for name, text in _texts(record):
-        if fault := _text_fault(name, text):
+        if fault := text_fault(name, text):
             yield fault
     for name, (count, low, high) in RANGES.items():
         values = getattr(record, name)
@@ -185,9 +186,7 @@ def by_reader(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """One JSON object a line, as the reader `records` reads them back."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record.to_dict(), ensure_ascii=False) + "\n" for record in records)
+    write_lines(path, (json.dumps(record.to_dict(), ensure_ascii=False) for record in records))
 
 
 def _texts(record: Record) -> Iterator[tuple[str, Any]]:
@@ -199,20 +198,6 @@ def _texts(record: Record) -> Iterator[tuple[str, Any]]:
         yield f"action {number}", action.text
     for number, turn in enumerate(record.turns or []):
         yield f"turn {number}", turn
-
-
-def _text_fault(name: str, text: Any) -> str | None:
-    if not isinstance(text, str):
-        return f"wrong-type: {name} is {text!r:.80}, not a string"
-    if not text.strip():
-        return f"empty-text: {name} is empty"
-    if len(text) > MAX_CHARACTERS:
-        return f"too-long: {name} has {len(text):,} characters; at most {MAX_CHARACTERS:,}, split it"
-    if "\0" in text:
-        return f"nul-character: {name} holds NUL at character {text.index(chr(0)) + 1}"
-    if found := re.search("[\ud800-\udfff]", text):
-        return f"invalid-utf8: {name} is not UTF-8 at character {found.start() + 1}"
-    return None
 
 
 def _turns_fault(record: Record) -> str | None:
@@ -237,7 +222,7 @@ def _numbers_fault(name: str, values: Any, count: int, low: float, high: float, 
         if isinstance(value, bool) or not isinstance(value, int | float):
             return f"wrong-type: {name} holds {value!r:.80}, not a number"
         if not low <= value <= high:
-            return f"label-out-of-range: {name} holds {value}; it must lie in [{low}, {high}]"
+            return f"label-out-of-range: {name} holds {value!r:.80}; it must lie in [{low}, {high}]"
     return None
 
 
@@ -245,7 +230,7 @@ def _action_faults(record: Record) -> Iterator[str]:
     actions = record.actions
     if actions is None:
         if record.chosen is not None:
-            yield f"missing-key: chosen is {record.chosen} but there are no actions"
+            yield f"missing-key: chosen is {record.chosen!r:.80} but there are no actions"
         return
     if len(actions) < 2:
         yield f"wrong-label-count: {len(actions)} action; a choice needs two or more"

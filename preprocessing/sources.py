@@ -8,11 +8,12 @@ Run   `python -c "from preprocessing.sources import *; print(parse('emobank=a.cs
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from preprocessing.errors import UserError
+from preprocessing.files import check_name
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -40,6 +41,7 @@ def parse(argument: str, readers: Mapping[str, tuple[str, ...]]) -> Source:
         raise UserError(f"there is no reader {reader!r}{meant} Known readers: {', '.join(sorted(readers))}")
     location = expand(location)
     path, split = _split_off(location)
+    check_name(path)
     if split is not None and split not in readers[reader]:
         offered = f"its splits are {', '.join(readers[reader])}" if readers[reader] else "its files hold no splits"
         raise UserError(f"{argument!r} asks for split {split!r} of reader {reader!r}, but {offered}")
@@ -48,6 +50,21 @@ def parse(argument: str, readers: Mapping[str, tuple[str, ...]]) -> Source:
     if not path.exists():
         raise UserError(f"there is no file {path} (looked from {Path.cwd()}); check the path")
     return Source(reader, path, split)
+
+
+def refuse_repeated(sources: Sequence[Source]) -> None:
+    """Raises UserError when two sources name the same rows: the same file for the same reader, splits that meet.
+
+    However it is spelled: rows that count twice would go unnoticed, and dev rows that are trained on be taken out.
+    """
+    for index, source in enumerate(sources):
+        for other in sources[:index]:
+            same = source.reader == other.reader and os.path.samefile(source.path, other.path)
+            if same and (source.split == other.split or None in (source.split, other.split)):
+                raise UserError(
+                    f"{other} and {source} name the same rows; give them once (to judge by rows of a training file, "
+                    "use holdout)"
+                )
 
 
 def expand(location: str) -> str:

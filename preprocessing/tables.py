@@ -8,14 +8,30 @@ Run   `python -c "from preprocessing.tables import *; print(*table(('a', 'b'))([
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from preprocessing.errors import BadRow, UserError
+from preprocessing.errors import REMEDIES, BadRow, UserError
+from preprocessing.text import listed
 
 ROW_LINES = 64
+LINE_ENDS = "save the file with lines that end in LF or CR LF"
 _UNDECODABLE = re.compile("[\udc80-\udcff]")
+
+FOREIGN = {
+    b"\x1f\x8b": "is a gzip file; decompress it first",
+    b"PK\x03\x04": "is a zip file or a spreadsheet; decompress it first, or save it as text",
+    b"BZh91AY&SY": "is a bzip2 file; decompress it first",
+    b"\xfd7zXZ\0": "is an xz file; decompress it first",
+    b"\x28\xb5\x2f\xfd": "is a zstd file; decompress it first",
+    b"7z\xbc\xaf\x27\x1c": "is a 7z file; decompress it first",
+    b"\xff\xfe": "is UTF-16; save it as UTF-8",
+    b"\xfe\xff": "is UTF-16; save it as UTF-8",
+    b"\0\0\xfe\xff": "is UTF-32; save it as UTF-8",
+}
+"""How files begin that are no UTF-8 as a whole: every row would be bad, and none would say why."""
 
 # The csv module refuses fields over 131,072 characters with an error of its own; length is checked
 # in one place, `first_fault`.
@@ -36,11 +52,20 @@ def read_lines(path: Path) -> list[str]:
     if path.is_dir():
         raise UserError(f"{path} is a folder; name one file in it")
     try:
-        text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"there is no file {path} (looked from {Path.cwd()})") from None
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        remedy = REMEDIES.get(error.errno or 0, "name another")
+        raise UserError(f"cannot read {path}: {error.strerror}; {remedy}") from error
+    if form := next((form for start, form in FOREIGN.items() if content.startswith(start)), None):
+        raise UserError(f"{path} {form}")
+    # English in UTF-16 without a mark: every other byte. A few rows with NUL are bad rows.
+    if content.count(b"\0") * 4 > len(content):
+        raise UserError(
+            f"{path} is no text in UTF-8: {content.count(0):,} of {len(content):,} bytes are NUL; save it so"
+        )
+    text = content.decode("utf-8-sig", errors="surrogateescape")
     if not text.strip():
         raise UserError(f"{path} is empty; give a file with at least one row")
     return [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")]
@@ -53,6 +78,8 @@ def table(columns: Sequence[str], *, delimiter: str = ",", header: bool = False,
     def cut(lines: list[str]) -> Iterator[Row]:
         start = 0
         if header:
+            if "\r" in lines[0]:
+                raise UserError(f"the first line holds a carriage return; {LINE_ENDS}")
             if lines[0].split(delimiter) != list(columns):
                 expected = delimiter.join(columns)
                 raise UserError(
@@ -80,7 +107,9 @@ def _row(
     try:
         values = next(reader)
     except csv.Error as error:
-        return BadRow(_undecodable(window[:1]) or f"stray-quote: {error}"), 1
+        # csv calls a carriage return outside of quotes a new-line character, and has one error for all else.
+        stray = _carriage_return(window[0]) if "new-line" in str(error) else None
+        return BadRow(_undecodable(window[:1]) or stray or f"stray-quote: {error}"), 1
     used = reader.line_num
     if used > 1 and (len(values) != len(columns) or any(map(starts.match, window[1:used]))):
         return BadRow("stray-quote: a quote is opened and not closed on this line"), 1
@@ -106,14 +135,32 @@ def _json(line: str) -> dict[str, Any] | BadRow:
     if not line.strip():
         return BadRow("empty-row: the line is blank")
     try:
-        value = json.loads(line)
+        value = json.loads(line, object_pairs_hook=_object)
+    except BadRow as repeated:
+        return repeated
     except (ValueError, RecursionError) as error:
-        return BadRow(f"not-json: {error}")
+        return BadRow(_carriage_return(line) or f"not-json: {error}")
     return (
         value
         if isinstance(value, dict)
         else BadRow(f"wrong-type: the line holds a {type(value).__name__}, not a JSON object")
     )
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A key given twice leaves open which value is meant; Python would take the last."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise BadRow(f"repeated-key: {listed(key for key in counts if counts[key] > 1)} more than once in one object")
+    return value
+
+
+def _carriage_return(line: str) -> str | None:
+    """A line that cannot be cut and holds one: a row ends there on old Macs, nowhere else."""
+    if not (count := line.rstrip("\r").count("\r")):
+        return None
+    return f"carriage-return: {count:,} carriage returns without a line feed; {LINE_ENDS}"
 
 
 def _undecodable(lines: list[str]) -> str | None:

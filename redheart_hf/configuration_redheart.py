@@ -13,13 +13,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .labels import BASIC_EMOTIONS, CIRCUMSTANCES, FINE_EMOTIONS, KOREAN_EMOTIONS, MODULES, MODULES_OF_MODE, VAD
-
-THRESHOLD_SIZES = {
-    "basic_emotions": len(BASIC_EMOTIONS),
-    "fine_emotions": len(FINE_EMOTIONS),
-    "korean_emotions": len(KOREAN_EMOTIONS),
-}
+from .configuration_checks import check_calibration, check_multiple, check_numbers, check_of_labels
+from .labels import CIRCUMSTANCES, MODULES, MODULES_OF_MODE
 
 # Keys that Transformers itself writes into a config.json or passes to a constructor; all others must be fields.
 TRANSFORMERS_KEYS = {
@@ -192,13 +187,11 @@ class RedHeartConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Raises ValueError with the offending values when parts of the network could not be joined."""
-        _check_multiple("hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads)
-        _check_multiple(
+        check_multiple("hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads)
+        check_multiple(
             "task_attention_size", self.task_attention_size, "num_task_attention_heads", self.num_task_attention_heads
         )
-        _check_multiple("analyzer_size", self.analyzer_size, "num_analyzer_heads", self.num_analyzer_heads)
-        if self.num_hidden_layers < 0:
-            raise ValueError(f"num_hidden_layers must not be negative, got {self.num_hidden_layers}")
+        check_multiple("analyzer_size", self.analyzer_size, "num_analyzer_heads", self.num_analyzer_heads)
         if self.hidden_size // self.num_attention_heads % 2:
             raise ValueError(
                 f"hidden_size {self.hidden_size} over num_attention_heads {self.num_attention_heads} must be even: "
@@ -224,58 +217,27 @@ class RedHeartConfig(PreTrainedConfig):
                 f"input_residual adds what was read, {encoder_size} wide, to states {self.hidden_size} wide; "
                 f"set hidden_size to {encoder_size}, or input_residual to false"
             )
-        if self.feedback_steps < 0:
-            raise ValueError(f"feedback_steps must not be negative, got {self.feedback_steps}")
         weights = self.circumstance_weights
         if len(weights) != len(CIRCUMSTANCES) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
             raise ValueError(f"circumstance_weights must be {len(CIRCUMSTANCES)} numbers >= 0 of sum 1, got {weights}")
-        if self.regret_aversion < 0:
-            raise ValueError(f"regret_aversion must not be negative, got {self.regret_aversion}")
 
     def validate_sizes(self):
-        """Raises ValueError when a width, a rank or a length is not positive."""
+        """Raises ValueError when a width, a rank, a length or a number of things is not positive."""
         for name in type(self).__dataclass_fields__:
-            if name.endswith(("_size", "_sizes", "_rank", "_length")):
+            if name.endswith(("_size", "_sizes", "_rank", "_length", "_slots", "num_filters")):
                 value = getattr(self, name)
                 if min(value if isinstance(value, list) else [value], default=1) < 1:
                     raise ValueError(f"{name} must be positive, got {value}")
 
+    def validate_numbers(self):
+        """Raises ValueError when a factor or a scale is negative, endless, or zero where that has no meaning."""
+        check_numbers(self)
+
     def validate_calibration(self):
         """Raises ValueError when `calibration` names an unknown field, or its numbers are not those of its labels."""
-        _check_calibration(self.calibration or {})
+        check_calibration(self.calibration or {})
 
-    def validate_label_weights(self):
-        """Raises ValueError when `label_weights` names an unknown field or has the wrong number of values."""
-        for name, values in (self.label_weights or {}).items():
-            if name not in THRESHOLD_SIZES or len(values) != THRESHOLD_SIZES[name] or min(values) < 0:
-                raise ValueError(
-                    f"label_weights[{name!r}] must be a number >= 0 for each label of one of {THRESHOLD_SIZES}, "
-                    f"got {values}"
-                )
-
-    def validate_thresholds(self):
-        """Raises ValueError when `thresholds` names an unknown field or has the wrong number of values."""
-        for name, values in (self.thresholds or {}).items():
-            if name not in THRESHOLD_SIZES:
-                raise ValueError(f"thresholds has no field {name!r}; known: {', '.join(THRESHOLD_SIZES)}")
-            if len(values) != THRESHOLD_SIZES[name] or not all(0 <= value <= 1 for value in values):
-                raise ValueError(
-                    f"thresholds[{name!r}] must be {THRESHOLD_SIZES[name]} numbers in [0, 1], got {values}"
-                )
-
-
-def _check_calibration(calibration: dict[str, list[list[float]]]) -> None:
-    shapes = {name: (size, 2) for name, size in THRESHOLD_SIZES.items()} | {"vad": (len(VAD), 1)}
-    for name, values in calibration.items():
-        if name not in shapes:
-            raise ValueError(f"calibration has no field {name!r}; known: {', '.join(shapes)}")
-        rows, columns = shapes[name]
-        if len(values) != rows or any(len(row) != columns or not row[0] > 0 for row in values):
-            raise ValueError(
-                f"calibration[{name!r}] must be {rows} lists of {columns}, the first number positive, got {values}"
-            )
-
-
-def _check_multiple(name: str, value: int, of_name: str, of: int) -> None:
-    if value <= 0 or of <= 0 or value % of:
-        raise ValueError(f"{name} must be a positive multiple of {of_name}, got {value} and {of}")
+    def validate_labels(self):
+        """Raises ValueError when `label_weights` or `thresholds` name an unknown field or have the wrong numbers."""
+        check_of_labels("label_weights", self.label_weights or {}, highest=float("inf"))
+        check_of_labels("thresholds", self.thresholds or {}, highest=1.0)

@@ -101,8 +101,10 @@ def masked_sum(loss_of, targets: torch.Tensor) -> torch.Tensor:
 
 
 def terms_of(config: RedHeartConfig) -> tuple[str, ...]:
-    """The terms that a model with these modules can be judged by."""
-    return tuple(term for term in TERMS if MODULE_OF_TERM.get(term) in (None, *config.modules))
+    """The terms that a model with these modules can be judged by; logits of a sigmoid router need no z-loss, which
+    holds a softmax's sum in bounds."""
+    terms = tuple(term for term in TERMS if MODULE_OF_TERM.get(term) in (None, *config.modules))
+    return terms if config.router_scores == "softmax" else tuple(term for term in terms if term != ROUTER_TERM)
 
 
 def label_counts(labels: Mapping[str, torch.Tensor], num_sequences: int) -> dict[str, int]:
@@ -166,7 +168,9 @@ def loss_sums(
         ),
     }
     present = terms_of(config)
-    sums = {ROUTER_TERM: (torch.logsumexp(emotion.router_logits, dim=-1) ** 2).sum()}
+    sums = {}
+    if ROUTER_TERM in present:
+        sums[ROUTER_TERM] = (torch.logsumexp(emotion.router_logits, dim=-1) ** 2).sum()
     for term, name in LABEL_OF_TERM.items():
         if labels.get(name) is None or term not in present:
             continue

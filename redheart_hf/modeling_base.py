@@ -84,6 +84,8 @@ class RedHeartPreTrainedModel(PreTrainedModel):
             saved = RedHeartConfig.from_pretrained(pretrained_model_name_or_path, **hub)
             kwargs["config"] = copy.deepcopy(config if hasattr(config, "modules") else saved)
             asked = kwargs["config"].modules if modules is None else modules
+            if new_modules and isinstance(asked, str):
+                asked = RedHeartConfig(modules=asked).modules
             kwargs["config"].modules = asked if new_modules else saved.with_modules(asked).modules
             fresh = set(kwargs["config"].modules) - set(saved.modules)
         kwargs["output_loading_info"] = True

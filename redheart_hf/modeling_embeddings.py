@@ -6,11 +6,13 @@ Run   through `RedHeartModel`; `config.text_encoder_config` decides which of the
 """
 
 import inspect
+import math
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel
+from transformers import initialization as init
 
 from .configuration_redheart import RedHeartConfig
 from .modeling_projections import OutputLinear
@@ -61,6 +63,17 @@ class TextEncoder(nn.Module):
             parameter.requires_grad_(self.mode in ("trained", "layers") or (self.mode == "lora" and "lora_" in name))
         if self.mode == "layers":
             self.encoder.get_input_embeddings().requires_grad_(False)
+
+    def start_adapters(self) -> None:
+        """Adapters begin as peft has them, B at zero: the encoder reads as it was trained to until they learn.
+
+        Transformers initialises every linear layer of the encoder, without knowing which ones are adapters; to be called
+        after it.
+        """
+        for module in self.encoder.modules():
+            for name in getattr(module, "lora_B", ()):
+                init.kaiming_uniform_(module.lora_A[name].weight, a=math.sqrt(5))
+                init.zeros_(module.lora_B[name].weight)
 
     def forward(self, input_ids, attention_mask=None, token_type_ids=None) -> torch.Tensor:
         segments = {"token_type_ids": token_type_ids} if self.takes_segments else {}

@@ -47,7 +47,7 @@ MODULE_CLASSES: dict[str, type[nn.Module]] = {
 
 def optional(config: RedHeartConfig, name: str) -> nn.Module | None:
     """The module of that name, or nothing where `config.modules` leaves it out."""
-    # CODEPATH: redheart-* presets have every module; real_text recipes have none.
+    # CODEPATH: redheart-* presets have modules (redheart-6.8b the SURD head alone); real_text recipes have none.
     return MODULE_CLASSES[name](config) if name in config.modules else None
 
 
@@ -69,6 +69,8 @@ class RedHeartModel(RedHeartPreTrainedModel):
         self.task_attention = TaskAttention(config)
         self.gradient_checkpointing = False
         self.post_init()
+        if isinstance(self.embeddings, TextEncoder):
+            self.embeddings.start_adapters()
 
     def forward(
         self,

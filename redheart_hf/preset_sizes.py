@@ -47,7 +47,7 @@ TINY = {
     "memory_slots": 256,
 }
 
-# The stable kind of SPEC A2: Post-LN, SwiGLU, He initialisation, little dropout.
+# The stable kind: Post-LN, SwiGLU, He initialisation, little dropout.
 STABLE = {
     "block_type": "post_ln_swiglu",
     "initialization": "he",

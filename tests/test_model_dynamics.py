@@ -12,6 +12,7 @@ from test_model_modules import config_of, perturbed
 
 from preprocessing.encode import encode
 from redheart_hf import RedHeartForMultiTask
+from redheart_hf.kalman import kalman_filter, ornstein_uhlenbeck
 from redheart_hf.losses import gaussian_nll
 from redheart_hf.modeling_dynamics import AffectFilter, SignalSimulator
 from training.collator import Collator
@@ -124,18 +125,15 @@ def test_turns_of_a_dialogue_are_followed_and_the_rest_stands_alone():
         alone = module(task, mean, log_variance)
         found = module(task, mean, log_variance, turns)
         moved, doubt = module.observer(task).chunk(2, dim=-1)
-        rate, base, spread = module.log_return_rate.exp(), module.home_base, module.log_variability.exp()
-        stationary = spread**2 / (2 * rate)
-        believed, variance = base, stationary
-        for step, row in enumerate((3, 0, 4)):
-            if step:
-                believed = base + (believed - base) * torch.exp(-rate)
-                variance = variance * torch.exp(-2 * rate) + stationary * (1 - torch.exp(-2 * rate))
-            noise = torch.exp(log_variance[row] + doubt[row])
-            gain = variance / (variance + noise)
-            believed, variance = believed + gain * (mean[row] + moved[row] - believed), (1 - gain) * variance
-            torch.testing.assert_close(found.vad_mean[row], believed)
-            torch.testing.assert_close(found.vad_log_variance[row], variance.log())
+        rows = [3, 0, 4]
+        noise = torch.diag_embed(torch.exp(log_variance + doubt)[rows])[None]
+        process = ornstein_uhlenbeck(
+            module.log_return_rate.exp(), module.home_base, module.log_variability.exp(), observation_noise=noise
+        )
+        expected = kalman_filter(process, (mean + moved)[rows][None])
+    torch.testing.assert_close(found.vad_mean[rows], expected.means[0])
+    variances = expected.covariances[0].diagonal(dim1=-2, dim2=-1)
+    torch.testing.assert_close(found.vad_log_variance[rows], variances.log())
     assert torch.equal(found.vad_mean[[1, 2]], alone.vad_mean[[1, 2]])
 
 

@@ -9,6 +9,7 @@ import math
 
 import pytest
 import torch
+from tiny_run import build_loop, tiny_config
 from torch.nn import functional as F
 
 from preprocessing.encode import encode
@@ -23,7 +24,7 @@ from redheart_hf.losses import (
     loss_sums,
     multi_task_loss,
 )
-from training.collator import Collator
+from training.collator import MODEL_INPUTS, Collator
 
 NAN = float("nan")
 
@@ -158,13 +159,17 @@ def test_router_loss_is_squared_log_of_the_number_of_experts_at_zero_logits(mode
     assert sums[ROUTER_TERM].item() / 6 == pytest.approx(1.9218120556728056, rel=1e-6)
 
 
-def test_loss_of_forward_is_that_of_the_loop(model, batch):
-    output = model(**batch)
-    sums = loss_sums(output, batch["labels"], model.config)
-    counts = label_counts(batch["labels"], len(batch["input_ids"]))
-    total, losses = multi_task_loss(sums, counts, {}, model.config)
-    assert torch.equal(output.loss, total)
-    assert {term: value.item() for term, value in output.losses.items()} == {t: v.item() for t, v in losses.items()}
+def test_loss_of_forward_is_that_of_the_loop(tokenizer, scenarios, tmp_path):
+    """Hugging Face's Trainer takes `.loss`; our loop counts, sums and weighs by itself."""
+    config = tiny_config(tmp_path / "run", loss_weighting="equal")
+    loop = build_loop(tokenizer, config, scenarios[:8], hidden_dropout=0.0, attention_dropout=0.0)
+    group = next(loop.groups())
+    inputs = {name: group[0][name] for name in MODEL_INPUTS if name in group[0]}
+    expected = loop.bare_model(**inputs, labels=group[0]["labels"])
+    losses, _ = loop.take_step(group)
+    assert losses["total"] == pytest.approx(expected.loss.item(), rel=1e-6)
+    for term, loss in expected.losses.items():
+        assert losses[term] == pytest.approx(loss.item(), rel=1e-6), term
 
 
 def test_terms_of_a_real_batch_are_plain_means_over_its_labels(model, batch):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from redheart_hf import preset_config
+from redheart_hf.losses import terms_of
 from redheart_hf.modeling_head_emotion import MixtureOfExperts
 
 BATCH, WIDTH = 9, 96
@@ -80,6 +81,10 @@ def test_sigmoid_scores_are_each_experts_own_and_gates_their_shares(task_BC):
 def test_sigmoid_scores_do_not_see_how_long_a_state_is(task_BC):
     mixture = extreme(MixtureOfExperts(config_of(num_experts=4, router_scores="sigmoid")))
     torch.testing.assert_close(mixture(task_BC * 100)[1], mixture(task_BC)[1], atol=1e-3, rtol=1e-4)
+
+
+def test_a_sigmoid_router_has_no_loss_that_ties_its_logits():
+    assert set(terms_of(config_of())) - set(terms_of(config_of(router_scores="sigmoid"))) == {"router_z"}
 
 
 def test_bias_step_is_the_published_rule():

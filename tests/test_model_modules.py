@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from preprocessing.encode import encode
 from redheart_hf import RedHeartForMultiTask, preset_config
-from redheart_hf.labels import MODULES, SURD_TERMS
+from redheart_hf.labels import MODULES, MODULES_OF_MODE, SURD_TERMS
 from redheart_hf.modeling_analyzers import rivals_of
 from redheart_hf.modeling_memory import ScenarioMemory
 from training.collator import MODEL_INPUTS, Collator
@@ -172,6 +172,13 @@ def test_modules_are_chosen_when_loading(batch, tmp_path):
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value)
     assert not torch.equal(dropped["emotion.basic_logits"], expected["emotion.basic_logits"])
+
+
+def test_a_mode_may_add_what_was_not_saved(tmp_path):
+    RedHeartForMultiTask(config_of(modules=["triangle"])).save_pretrained(tmp_path)
+    found = RedHeartForMultiTask.from_pretrained(tmp_path, modules="inference", new_modules=True)
+    assert found.config.modules == list(MODULES_OF_MODE["inference"])
+    assert found.emotion_analyzer is not None
 
 
 def test_modules_are_chosen_through_the_auto_classes_and_in_subfolders(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertConfig, Trainer, TrainingArguments
+from transformers import BertConfig, BertModel, Trainer, TrainingArguments
 
 from preprocessing.encode import encode
 from redheart_hf import RedHeartForMultiTask, preset_config
@@ -150,6 +150,20 @@ def test_auto_model_gives_the_backbone(tokenizer, tmp_path):
     described, found = ask_a_stranger(folder, "AutoModel", tmp_path)
     assert described.startswith("RedHeartModel transformers_modules")
     assert_same_bits(found, answers_once_loaded(folder, model, tokenizer))
+
+
+def test_adapters_change_nothing_before_they_learn(tokenizer, tmp_path):
+    encoder = BertModel(encoder_config()).eval()
+    encoder.save_pretrained(tmp_path)
+    config = tiny(tokenizer, text_encoder_config=encoder_config(), text_encoder_mode="lora").config
+    model = RedHeartForMultiTask.from_text_encoder(str(tmp_path), config).eval()
+    inputs = tokenizer(["아무 일도 없었다.", "Nothing happened."], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+        found = model.model.embeddings(inputs["input_ids"], inputs["attention_mask"])
+    torch.testing.assert_close(found, expected)
+    adapters = [name for name, parameter in model.named_parameters() if "lora_" in name and parameter.requires_grad]
+    assert len(adapters) > 4
 
 
 @pytest.mark.slow

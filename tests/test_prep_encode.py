@@ -142,6 +142,15 @@ def test_second_call_reads_the_file_of_the_first(
     assert encode(make_records(), used, 64, num_proc=2, cache_dir=tmp_path).to_list() == first.to_list()
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:200])])
+def test_what_a_cleaner_left_of_the_cache_is_made_anew(damage, tokenizer: Any, tmp_path: Path, capsys) -> None:
+    first = encode(make_records(), tokenizer, 64, cache_dir=tmp_path).to_list()
+    for file in tmp_path.rglob("*.arrow"):
+        damage(file)
+    assert encode(make_records(), tokenizer, 64, cache_dir=tmp_path).to_list() == first
+    assert "is damaged and is made anew" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "change",
     [

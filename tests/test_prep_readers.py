@@ -14,7 +14,8 @@ from prep_rows import EMOBANK, SCENARIO, read_text
 
 from preprocessing.errors import UserError
 from preprocessing.readers import READERS, parse_source, read
-from preprocessing.records import MAX_CHARACTERS, write_records
+from preprocessing.records import write_records
+from preprocessing.text import MAX_CHARACTERS
 from redheart_hf.labels import BASIC_EMOTIONS, FINE_EMOTIONS, KOREAN_EMOTIONS
 
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,8 @@ from redheart_hf.calibration import (
     variance_factors,
 )
 from training.calibrate import logit, moved_thresholds, sigmoid
-from training.inference import load_model, predict_records
+from training.inference import predict_records
+from training.loading import load_model
 
 
 def drawn(rows: int = 40_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

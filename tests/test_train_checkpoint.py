@@ -88,12 +88,28 @@ def test_resume_never_refuses_to_start_over_a_run(tmp_path: Path):
 
 def test_a_folder_to_resume_from_must_be_there_and_whole(tmp_path: Path):
     made(tmp_path, 4, 5)
-    assert find_checkpoint(tmp_path, str(tmp_path / "checkpoint-4")) == tmp_path / "checkpoint-4"
+    assert find_checkpoint(tmp_path, str(tmp_path / "checkpoint-5")) == tmp_path / "checkpoint-5"
     with pytest.raises(UserError, match=r"checkpoint-6; here are: checkpoint-4, checkpoint-5"):
         find_checkpoint(tmp_path, str(tmp_path / "checkpoint-6"))
-    (tmp_path / "checkpoint-4" / "manifest.json").unlink()
-    with pytest.raises(UserError, match=r"checkpoint-4 is not a whole checkpoint"):
-        find_checkpoint(tmp_path, str(tmp_path / "checkpoint-4"))
+    (tmp_path / "checkpoint-5" / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"checkpoint-5 is not a whole checkpoint"):
+        find_checkpoint(tmp_path, str(tmp_path / "checkpoint-5"))
+
+
+def test_going_on_from_an_older_one_does_not_cost_the_newer_ones(tmp_path: Path):
+    """Its next save would be older than they are, and be the first to go."""
+    folder = made(tmp_path, 100, 300, 400)
+    with pytest.raises(UserError, match=r"holds checkpoint-300, checkpoint-400, newer than checkpoint-100"):
+        find_checkpoint(folder, str(folder / "checkpoint-100"))
+    assert find_checkpoint(tmp_path / "elsewhere", str(folder / "checkpoint-100")) == folder / "checkpoint-100"
+
+
+def test_changed_data_is_another_run(run: Path, tokenizer, scenarios, tmp_path: Path):
+    shutil.copytree(run, tmp_path / "run")
+    newest = checkpoints(tmp_path / "run")[-1]
+    loop = build_loop(tokenizer, tiny_config(tmp_path / "run", max_steps=3), scenarios[1:25])
+    with pytest.raises(UserError, match=r"was trained on encoded-.*a training file, the tokenizer or max_length"):
+        load_run(loop, newest)
 
 
 def test_the_oldest_go_and_what_killed_saves_left_behind(tmp_path: Path):

@@ -20,7 +20,8 @@ import yaml
 from preprocessing.errors import UserError
 from preprocessing.sources import expand, parse
 from redheart_hf import preset_config
-from training.config import FREE_ON_RESUME, TrainConfig, build_parser, parse_config
+from training.command_line import build_parser, parse_config
+from training.config import FREE_ON_RESUME, TrainConfig
 from training.optim import TermWeights
 from training.run_facts import native_precision
 from training.train import checked_config

@@ -19,7 +19,8 @@ from preprocessing.readers import parse_source, read
 from training import evaluate
 from training.checkpoint import verify, write_folder
 from training.config import TrainConfig
-from training.inference import load_model, predict_records
+from training.inference import predict_records
+from training.loading import load_model
 from training.metrics import best_thresholds
 from training.model_card import write_model_card
 

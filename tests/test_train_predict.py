@@ -18,7 +18,8 @@ from commands import run_command
 from preprocessing.records import Record
 from redheart_hf.labels import BASIC_EMOTIONS, CIRCUMSTANCES, KOREAN_EMOTIONS, VIEWS
 from training import predict
-from training.inference import load_model, predict_records
+from training.inference import predict_records
+from training.loading import load_model
 
 TEXT = "면접에서 또 떨어졌다. I did not tell my mother."
 

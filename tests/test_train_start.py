@@ -7,18 +7,21 @@ Run   `pytest tests/test_train_start.py`
 
 import pytest
 import torch
-from tiny_run import tiny_config, tiny_model
+from tiny_run import tiny_config
 from transformers import BertConfig
 
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartForMultiTask, preset_config
 from training.train import build_model
 
+WEIGHTS = {"basic_emotions": [0.5] * 7}
+
 
 @pytest.fixture
 def folder(tokenizer, tmp_path):
     torch.manual_seed(5)
     sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "modules": ["triangle"]}
+    sizes |= {"label_weights": {"basic_emotions": [3.0] * 7}, "thresholds": {"basic_emotions": [0.25] * 7}}
     RedHeartForMultiTask(preset_config("redheart-tiny", **sizes)).save_pretrained(tmp_path / "saved")
     tokenizer.save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
@@ -45,24 +48,19 @@ def test_modules_are_added_to_a_trained_model_and_change_nothing_at_first(folder
     torch.testing.assert_close(found.emotion.basic_logits, expected.emotion.basic_logits)
 
 
+def test_what_was_fitted_to_other_data_stays_behind(folder, tmp_path):
+    """Weights of labels by the old data's counts would go on weighing, unseen, like its thresholds."""
+    _, model = build_model(tiny_config(tmp_path / "run", start_from=str(folder)))
+    assert (model.config.label_weights, model.config.thresholds) == (None, None)
+    _, model = build_model(tiny_config(tmp_path / "run", start_from=str(folder), model={"label_weights": WEIGHTS}))
+    assert model.config.label_weights == WEIGHTS
+
+
 def test_what_the_weights_do_not_allow_is_refused(folder, tmp_path):
     with pytest.raises(UserError, match="could not be loaded as a Red Heart model"):
         build_model(tiny_config(tmp_path / "run", start_from=str(folder), model={"hidden_size": 64}))
     with pytest.raises(UserError, match="no model folder at"):
         build_model(tiny_config(tmp_path / "run", start_from=str(folder / "nothing")))
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"loss_weights": {"surd": 2.0}}, r"loss_weights weighs \['surd'\], which this model does not learn"),
-        ({"text_encoder_start": 2}, "text_encoder_start is 2, but the model reads without one"),
-    ],
-)
-def test_a_setting_that_would_do_nothing_is_refused(fields, message, tokenizer, tmp_path):
-    config = tiny_config(tmp_path / "run", **fields)
-    with pytest.raises(UserError, match=message):
-        config.refuse_idle_settings(tiny_model(tokenizer).config)
 
 
 def test_an_encoder_that_would_begin_after_the_end_is_refused(tmp_path):

@@ -5,6 +5,7 @@ Out   token ids turned back into text.
 Run   `pytest tests/test_train_tokenizer.py`
 """
 
+import re
 import sys
 import unicodedata
 from pathlib import Path
@@ -121,3 +122,41 @@ def test_a_file_in_the_place_of_the_folder_ends_with_exit_code_2(tmp_path: Path)
     assert (code, place.read_text()) == (2, "mine")
     assert "taken" in said
     assert "a file is in the way" in said
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--max-length", -5, "max_length must be from 4 to 1,000,000 tokens, got -5"),
+        ("--max-length", 3, "max_length must be from 4"),
+        ("--max-length", 10**20, "max_length must be from 4 to 1,000,000"),
+        ("--vocab-size", 10**20 - 1, "at least 260 .* and at most 1,000,000, got 99999999999999999999"),
+        ("--vocab-size", -1, "at least 260"),
+    ],
+)
+def test_sizes_that_no_tokenizer_has_are_refused_before_reading(tmp_path: Path, option: str, value: int, told: str):
+    (tmp_path / "rows").write_bytes(b"\x1f\x8b")
+    code, _, said = run_command(
+        module, "--data", f"goemotions={tmp_path / 'rows'}", option, value, "--output", tmp_path / "out"
+    )
+    assert code == 2
+    assert re.search(told, said), said
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_were_set_aside_are_counted(tmp_path: Path):
+    rows = tmp_path / "rows"
+    rows.write_text("one\t3\tx\ntwo\t9\tx\nonly text\nthree\t9\tx\n", encoding="utf-8")
+    source = f"goemotions={rows}"
+    code, out, _ = run_command(module, "--data", source, "--vocab-size", 260, "--output", tmp_path / "out")
+    assert code == 0
+    assert f"{source}: 3 rows were set aside" in out
+    assert "  rejected: unknown-label: 2\n  rejected: wrong-field-count: 1\n" in out
+    assert "260 entries from 1 records" in out
+
+
+def test_data_given_twice_is_refused(tmp_path: Path):
+    source = f"scenarios={ROOT / 'data' / 'scenarios' / 'dev.jsonl'}"
+    code, _, said = run_command(module, "--data", source, "--data", source, "--output", tmp_path / "out")
+    assert code == 2
+    assert "name the same rows" in said

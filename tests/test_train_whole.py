@@ -75,7 +75,7 @@ def test_a_run_that_ended_before_final_was_written_writes_it(run_config, tmp_pat
 
 def test_a_file_both_trained_on_and_dev_is_refused(run_config):
     run_config.dev = run_config.train
-    with pytest.raises(UserError, match=r"train\.jsonl.*both trained on and dev.*holdout"):
+    with pytest.raises(UserError, match=r"train\.jsonl.*name the same rows.*holdout"):
         train(run_config)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from preprocessing.errors import UserError, run
 from preprocessing.readers import parse_source, read
+from preprocessing.sources import refuse_repeated
 from redheart_hf.calibration import (
     expected_calibration_error,
     fit_scaling,
@@ -29,7 +30,7 @@ from redheart_hf.calibration import (
 )
 from training.evaluate import Predicted, predict_by_reader
 from training.figures import THRESHOLD_READERS, Thresholds, labels_of
-from training.inference import load_model
+from training.loading import load_model
 from training.metrics import DEFAULT_THRESHOLD
 from training.report import store_in_config
 
@@ -121,11 +122,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {arguments.batch_size}")
+    sources = [parse_source(argument) for argument in arguments.data]
+    refuse_repeated(sources)
     model, tokenizer = load_model(arguments.model)
     if model.config.calibration:
         raise UserError(f"{arguments.model} is calibrated already; remove `calibration` from its config.json first")
     records: dict[str, list[Any]] = {}
-    for source in map(parse_source, arguments.data):
+    for source in sources:
         result = read(source)
         records.setdefault(source.reader, []).extend(result.records)
         if result.rejected:

@@ -121,25 +121,40 @@ def free_mib(folder: Path) -> int:
     return shutil.disk_usage(existing).free // 2**20
 
 
-def verify(folder: Path | str) -> dict[str, Any]:
-    """The facts of a checkpoint's manifest; raises UserError naming the first file that differs from it."""
-    folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """`facts` and `files` of a folder's manifest; raises UserError when it has none, or a damaged one."""
+    path = folder / MANIFEST
+    if not path.is_file():
         raise UserError(f"{folder} is not a whole checkpoint: it has no {MANIFEST}")
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        expected = manifest["files"].items()
-    except (ValueError, KeyError, AttributeError) as error:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        facts, files = manifest["facts"], manifest["files"]
+        if not isinstance(facts, dict) or not files:
+            raise ValueError("it lists no files" if not files else f"its facts are {facts!r}")
+        for name, digest in files.items():
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"it names {name!r}, outside the folder")
+            if not isinstance(digest, dict) or set(digest) != {"bytes", "sha256"}:
+                raise ValueError(f"of {name!r} it says {digest!r}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{folder / MANIFEST} is damaged: {error}; remove {folder} to go on from an older one"
+            f"{path} is damaged: {type(error).__name__}: {error}; remove {folder}, or bring back a copy of it"
         ) from error
-    for name, digest in expected:
+    return manifest
+
+
+def verify(folder: Path | str, suffix: str = "") -> dict[str, Any]:
+    """The facts of a folder's manifest; raises UserError naming the first file (ending in `suffix`) that differs."""
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    for name, digest in manifest["files"].items():
         path = folder / name
         actual: dict[str, Any] = file_digest(path) if path.is_file() else {"bytes": 0, "sha256": "missing"}
-        if actual != digest:
+        if name.endswith(suffix) and actual != digest:
             raise UserError(
                 f"{path} is damaged: {actual['bytes']} bytes, SHA-256 {actual['sha256'][:12]}; the manifest says "
-                f"{digest['bytes']}, {digest['sha256'][:12]}. Remove {folder} to go on from an older checkpoint"
+                f"{digest['bytes']}, {str(digest['sha256'])[:12]}. Remove {folder} to go on from an older checkpoint, "
+                "or bring back a copy of it"
             )
     return manifest["facts"]
 
@@ -161,6 +176,11 @@ def find_checkpoint(output_dir: Path, resume: str) -> Path | None:
             raise UserError(f"no checkpoint at {chosen}; here are: {', '.join(p.name for p in existing) or 'none'}")
     if chosen is not None:
         verify(chosen)
+        if newer := [folder.name for folder in existing if step_of(folder) > step_of(chosen)]:
+            raise UserError(
+                f"{output_dir} holds {', '.join(newer)}, newer than {chosen.name}: a run from there would take their "
+                "place; give another output_dir, or move them away"
+            )
     return chosen
 
 

@@ -1,7 +1,7 @@
 """TrainConfig: all that is needed to repeat a run. Recipes (YAML) and the command line are made from it.
 
-In    `[recipe.yaml] [--field value ...]`; later ones win; unknown fields and wrong types end with exit code 2.
-Out   a TrainConfig; it is saved in every checkpoint and beside the final model.
+In    fields, as training/command_line.py reads them from a recipe and the command line.
+Out   a TrainConfig, its values checked; it is saved in every checkpoint and beside the final model.
 Run   `python training/train.py --help`
 
 What belongs to the network is in `RedHeartConfig` and reached here as `--model.FIELD VALUE`; what belongs to the
@@ -9,13 +9,9 @@ machine is in accelerate_config.yaml.
 """
 
 import dataclasses
-import difflib
+import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
-
-import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
 
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartConfig
@@ -136,12 +132,14 @@ class TrainConfig:
         least |= {"max_steps": 1, "eval_steps": 1, "min_learning_rate": 0, "weight_decay": 0}
         for name, minimum in least.items():
             value = getattr(self, name)
-            if value is not None and not value >= minimum:
-                raise UserError(f"{name} must be at least {minimum}, got {value}")
+            if value is not None and not minimum <= value < math.inf:
+                raise UserError(f"{name} must be a number of at least {minimum}, got {value}")
+        if self.seed >= 2**32:
+            raise UserError(f"seed must lie below 2^32 = {2**32}, as NumPy wants it, got {self.seed}")
         for name in ("learning_rate", "text_encoder_learning_rate", "max_grad_norm"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"{name} must be positive, got {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"{name} must be positive and finite, got {value}")
         if self.class_balance is not None and not 0 <= self.class_balance < 1:
             raise UserError(f"class_balance must lie in [0, 1), got {self.class_balance}")
         if self.class_balance is not None and self.model.get("label_weights"):
@@ -150,16 +148,18 @@ class TrainConfig:
             raise UserError(f"betas must lie in [0, 1), got {self.betas}")
         for reader, passes in self.passes.items():
             listed = as_list(passes)
-            if not (listed and min(listed) >= 0 and max(listed) > 0):
-                raise UserError(f"passes of {reader} must be positive (0 only in a list, beside others), got {passes}")
+            if not (listed and min(listed) >= 0 and 0 < max(listed) < math.inf):
+                raise UserError(
+                    f"passes of {reader} must be positive and finite (0 only in a list, beside others), got {passes}"
+                )
         for reader, rows in self.holdout.items():
             if rows < 1:
                 raise UserError(f"holdout of {reader} must be at least 1 row, got {rows}")
         if unknown := sorted(set(self.loss_weights) - set(TERMS)):
             raise UserError(f"loss_weights names unknown terms {unknown}; known: {', '.join(TERMS)}")
         for term, factor in self.loss_weights.items():
-            if not factor >= 0:
-                raise UserError(f"loss_weights of {term} must not be negative, got {factor}")
+            if not 0 <= factor < math.inf:
+                raise UserError(f"loss_weights of {term} must be finite and not negative, got {factor}")
         if not self.train:
             raise UserError("train names no source; give at least one READER=PATH")
 
@@ -172,8 +172,17 @@ class TrainConfig:
             raise UserError(
                 f"loss_weights weighs {idle}, which this model does not learn: it has the modules {model.modules}"
             )
-        if self.text_encoder_start and model.text_encoder_config is None:
-            raise UserError(f"text_encoder_start is {self.text_encoder_start}, but the model reads without one")
+        if model.text_encoder_config is None:
+            for name in ("text_encoder_start", "text_encoder_learning_rate"):
+                if value := getattr(self, name):
+                    raise UserError(f"{name} is {value}, but the model reads without a text encoder; leave it out")
+            if fields := [name for name in self.model if name.startswith(("text_encoder_", "lora_"))]:
+                raise UserError(f"model.{fields[0]} is set, but the model reads without a text encoder; leave it out")
+        for name in ("vocab_size", "pad_token_id"):
+            if name in self.model:
+                raise UserError(f"model.{name} follows from the tokenizer; leave it out")
+        if self.eval_steps and not (self.dev or self.holdout):
+            raise UserError(f"eval_steps is {self.eval_steps}, but neither dev nor holdout gives anything to judge by")
 
     def refuse_idle_encoder(self, total_steps: int) -> None:
         """Raises UserError when the run ends before the text encoder begins to learn."""
@@ -191,45 +200,3 @@ class TrainConfig:
             for name in mine
             if name not in FREE_ON_RESUME and saved.get(name) != mine[name]
         ]
-
-
-def build_parser() -> ArgumentParser:
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog="training/train.py",
-        description="Train a Red Heart model: accelerate launch training/train.py [recipe.yaml] [--field value ...]",
-        epilog="Exit codes: 0 done, 1 a fault of the program or a run stopped by NaN, 2 something you can mend.",
-    )
-    parser.add_argument("--recipe", action="config", help="YAML file with any of the fields below")
-    parser.add_class_arguments(TrainConfig)
-    return parser
-
-
-def parse_config(arguments: list[str]) -> TrainConfig:
-    """The config from command-line arguments, the first of which may be a recipe's path."""
-    if arguments and not arguments[0].startswith("-"):
-        if not Path(arguments[0]).is_file():
-            raise UserError(f"no recipe at {arguments[0]!r} (looked from {Path.cwd()}); check the path")
-        check_recipe(Path(arguments[0]))
-        arguments = ["--recipe", *arguments]
-    values = build_parser().parse_args(arguments).as_dict()
-    values.pop("recipe", None)
-    return TrainConfig(**values)
-
-
-def check_recipe(path: Path) -> None:
-    """Raises UserError when a recipe is not UTF-8, not YAML, or has a field that TrainConfig has not."""
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"the recipe {path} is not UTF-8: {error}; save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"the recipe {path} is not YAML: {error}") from error
-    if not isinstance(fields, dict):
-        raise UserError(f"the recipe {path} holds no fields; docs/data.md and training/recipes/ show how one looks")
-    known = [field.name for field in dataclasses.fields(TrainConfig)]
-    for name in map(str, fields):
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            meant = f"did you mean {near[0]}?" if near else "training/train.py --help lists the fields"
-            raise UserError(f"the recipe {path} has an unknown field {name!r}; {meant}")

@@ -7,7 +7,7 @@ Run   through training/train.py; `python -m preprocessing.readers READER=PATH` s
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,16 @@ from preprocessing.encode import encode
 from preprocessing.errors import UserError
 from preprocessing.overlap import find_overlaps, hold_out, without_overlaps
 from preprocessing.readers import parse_source, read, write_rejected
-from preprocessing.records import RANGES, Record, by_reader
+from preprocessing.records import RANGES, Record, by_reader, write_records
+from preprocessing.sources import refuse_repeated
 from redheart_hf import RedHeartConfig
 from redheart_hf.labels import ETHICS_EXPERTS
 from training.config import TrainConfig
+from training.figures import check_measurable
 from training.inference import check_turns
 
+TERMS_OF_LABEL = {"utility": ["preference", "utility_views"], "regret": ["text_regret", "alternatives_regret"]}
+"""Labels that are not learned by the one term of their own name."""
 EMOTION_FIELDS = ("basic_emotions", "fine_emotions", "korean_emotions")
 
 
@@ -62,6 +66,15 @@ def labels_of(records: Iterable[Record]) -> list[str]:
         if record.actions:
             found.add("utility_views")
     return sorted(found)
+
+
+def taught(labels: Iterable[str], loss_weights: Mapping[str, float]) -> list[str]:
+    """Those of the `labels` that some term of the loss is made of, its factor not being zero."""
+    return [
+        label
+        for label in labels
+        if any(loss_weights.get(term, 1.0) for term in TERMS_OF_LABEL.get(label, [label.partition("/")[0]]))
+    ]
 
 
 def count_emotions(records: Iterable[Record]) -> dict[str, list[float]]:
@@ -112,8 +125,7 @@ def prepare_data(
 ) -> RunData:
     """Read, hold out, take what dev shares with train out of dev, encode; reports are written where `write`."""
     rejected: list = []
-    if twice := sorted(set(config.train) & set(config.dev)):
-        raise UserError(f"{twice} is both trained on and dev; to judge by rows of a training file, use holdout")
+    refuse_repeated([parse_source(source) for source in [*config.train, *config.dev]])
     train = read_sources(config.train, rejected)
     dev = read_sources(config.dev, rejected)
     held_out = take_holdouts(train, dev, config)
@@ -122,7 +134,12 @@ def prepare_data(
     check_turns(all_train + all_dev, model_config)
     overlaps = find_overlaps(all_train, all_dev)
     kept, dropped = without_overlaps(all_dev, all_train)
+    if all_dev and not kept:
+        raise UserError(
+            f"all {len(all_dev)} dev rows also occur in training, so that none is left to judge by; give others"
+        )
     dev = by_reader(kept)
+    check_measurable(dev)
     dataset = encode(all_train, tokenizer, model_config.max_length, model_config.text_prefix, num_proc=config.num_proc)
     counts = {reader: len(records) for reader, records in train.items()}
     report = {
@@ -138,8 +155,7 @@ def prepare_data(
         output_dir.mkdir(parents=True, exist_ok=True)
         write_rejected(output_dir / "rejected.jsonl", rejected)
         for reader, records in held_out.items():
-            lines = [json.dumps(record.to_dict(), ensure_ascii=False) for record in records]
-            (output_dir / f"holdout_{reader}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_records(output_dir / f"holdout_{reader}.jsonl", records)
         text = json.dumps(report, indent=2, ensure_ascii=False)
         (output_dir / "data.json").write_text(text + "\n", encoding="utf-8")
         print(text)

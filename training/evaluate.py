@@ -34,9 +34,11 @@ from preprocessing.errors import UserError, run
 from preprocessing.overlap import half_of
 from preprocessing.readers import parse_source, read
 from preprocessing.records import Record, by_reader
+from preprocessing.sources import refuse_repeated
 from redheart_hf import RedHeartForMultiTask
-from training.figures import THRESHOLD_READERS, Thresholds, measure
-from training.inference import Predictions, load_model, predict_records
+from training.figures import THRESHOLD_READERS, Thresholds, labels_of, measure
+from training.inference import Predictions, predict_records
+from training.loading import load_model
 from training.metrics import best_thresholds
 from training.report import check_writable, figures_table, store_thresholds, write_json
 
@@ -80,8 +82,9 @@ def thresholds_from(predicted: Mapping[str, Predicted]) -> Thresholds:
     for field, reader in THRESHOLD_READERS.items():
         part = predicted[reader].half("choosing") if reader in predicted else None
         if part is not None and part.records:
-            truth = [[value >= 0.5 for value in getattr(record, field)] for record in part.records]
-            thresholds[field] = best_thresholds(truth, part.arrays[field])
+            held, truth = labels_of(part.records, field)
+            if len(held):
+                thresholds[field] = best_thresholds(truth >= 0.5, part.arrays[field][held])
     return thresholds
 
 
@@ -158,8 +161,6 @@ def parse_arguments() -> argparse.Namespace:
         "--mixed-precision", choices=("no", "bf16"), default="no", help="arithmetic of the forward pass (%(default)s)"
     )
     arguments = parser.parse_args()
-    if arguments.output is not None:
-        check_writable(arguments.output)
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {arguments.batch_size}")
     if arguments.choose_thresholds and arguments.half not in (None, "reporting"):
@@ -172,6 +173,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     sources = [parse_source(argument) for argument in arguments.data]
+    refuse_repeated(sources)
+    if arguments.output is not None:
+        check_writable(arguments.output, [arguments.model, *(source.path for source in sources)])
     model, tokenizer = load_model(arguments.model)
     records: dict[str, list[Record]] = {}
     rejected: Counter[str] = Counter()

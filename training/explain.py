@@ -19,7 +19,6 @@ Exit codes: 0 done, 1 a fault of the program, 2 something you can mend.
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,9 +35,10 @@ from training.explain_report import as_html
 from training.explain_targets import Target, choose_target, find_target
 from training.explain_text import as_text
 from training.explain_words import Reading, parts_with_words, read
-from training.inference import evaluation_mode, load_model
+from training.inference import evaluation_mode
+from training.loading import load_model
 from training.predict import check_choice, make_record, predict, read_stdin
-from training.report import check_writable
+from training.report import check_writable, write_whole
 
 OF_ACTIONS = ("actions", "best", "chosen", "regret")
 
@@ -125,17 +125,6 @@ def describe_attribution(
     }
 
 
-def write_page(path: Path, page: str) -> None:
-    """Whole, or as it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.explain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -158,7 +147,7 @@ def parse_arguments() -> argparse.Namespace:
             raise UserError(
                 f"--output {arguments.output} must end in .html: the report is a page, print it from there"
             )
-        check_writable(arguments.output)
+        check_writable(arguments.output, [arguments.model])
     return arguments
 
 
@@ -178,7 +167,7 @@ def main() -> None:
         delta = result["attribution"]["convergence_delta"]
         print(f"note: the words' numbers are off by {delta:+.4f} in all; take them as rough", file=sys.stderr)
     if arguments.output is not None:
-        write_page(arguments.output, as_html(result))
+        write_whole(arguments.output, as_html(result))
         print(f"{arguments.output} written", file=sys.stderr)
     print(json.dumps(result, ensure_ascii=False) if arguments.json else as_text(result))
 

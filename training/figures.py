@@ -10,7 +10,7 @@ figure_rows; one that cannot be measured is None. Rows without the label a figur
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,12 +212,18 @@ THRESHOLD_READERS = {
 """Field -> the one reader on which its thresholds are chosen: labels derived from others would blur them."""
 
 
+def check_measurable(readers: Iterable[str]) -> None:
+    """Raises UserError for the first reader on whose rows nothing is known to measure."""
+    for reader in readers:
+        if reader not in PRIMARY:
+            raise UserError(f"nothing is known to measure on reader {reader!r}; known: {', '.join(PRIMARY)}")
+
+
 def measure(
     reader: str, records: Sequence[Record], predictions: Predictions, thresholds: Thresholds
 ) -> dict[str, Any]:
     """The reader's figures, each with its interval; {"rows": 0} when there is nothing to measure."""
-    if reader not in PRIMARY:
-        raise UserError(f"nothing is known to measure on reader {reader!r}; known: {', '.join(PRIMARY)}")
+    check_measurable([reader])
     result: dict[str, Any] = {"rows": len(records)}
     for figure in PRIMARY[reader](records, predictions, thresholds) if records else ():
         result[figure.name] = rounded(float(figure.statistic(None)[0]))

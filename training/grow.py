@@ -18,13 +18,16 @@ import copy
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase
 
 from preprocessing.errors import UserError, run
 from redheart_hf import RedHeartForMultiTask
-from redheart_hf.growth import grow
+from redheart_hf.growth import grow, grown_config
 from training.checkpoint import write_folder
-from training.inference import evaluation_mode, load_model
+from training.inference import evaluation_mode
+from training.loading import load_model
+from training.run_facts import check_memory
 
 TEXTS = (
     "I told my manager the truth about the delay, and now I wish I had done it a week earlier.",
@@ -62,14 +65,23 @@ def main() -> None:
         raise UserError(f"--width {arguments.width} --depth {arguments.depth} would not grow anything; give one of 2")
     if not 0 <= arguments.noise < float("inf"):
         raise UserError(f"--noise must be a number of at least 0, got {arguments.noise}")
+    if not 0 <= arguments.seed < 2**63:
+        raise UserError(f"--seed must lie in 0..2^63 - 1, got {arguments.seed}")
     model, tokenizer = load_model(arguments.model)
     if arguments.depth > 1 and not len(model.model.blocks):
         raise UserError(f"{arguments.model} has no block to put others behind; --depth cannot grow it")
+    try:
+        check_memory(grown_config(model.config, arguments.width, arguments.depth))
+    except StrictDataclassError as error:
+        raise UserError(f"{arguments.model} cannot grow so: {error.__cause__ or error}; try --depth alone") from error
     grown = grow(model.cpu(), arguments.width, arguments.depth, arguments.noise, arguments.seed)
     asked = copy.deepcopy(tokenizer)  # a tokenizer that has cut once keeps the length in what it saves
     distance = float((answers(grown, asked) - answers(model, asked)).abs().max())
     if not distance < TOLERANCE:
-        raise RuntimeError(f"the grown model's answers differ by {distance:.2e}, more than {TOLERANCE}; nothing saved")
+        raise UserError(
+            f"with --noise {arguments.noise} the grown model's answers differ by {distance:.2e}, more than "
+            f"{TOLERANCE} of rounding; nothing was saved, give less noise"
+        )
 
     def write(folder: Path) -> None:
         grown.save_pretrained(folder)

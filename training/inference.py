@@ -7,22 +7,17 @@ Run   through training/evaluate.py and training/predict.py.
 Letters: R records, A actions of the record that has most, N sequences of a batch.
 """
 
-import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from datasets import Dataset
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedTokenizerBase
 
 from preprocessing.encode import encode
 from preprocessing.errors import UserError
@@ -33,49 +28,9 @@ from redheart_hf.labels import VAD, VIEWS
 from redheart_hf.outputs import RedHeartOutput
 from training.collator import MODEL_INPUTS, Collator
 
-MODEL_FILES = ("config.json", "tokenizer_config.json")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Predictions = dict[str, np.ndarray]
-
-
-def load_model(
-    folder: Path | str, changes: Mapping[str, Any] | None = None, new_modules: bool = False
-) -> tuple[RedHeartForMultiTask, PreTrainedTokenizerBase]:
-    """Model (on the GPU if there is one) and tokenizer of a folder that training wrote; raises UserError.
-
-    `changes` are put over the saved config. With `new_modules` it may name modules that were not saved: they start
-    fresh.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"no model folder at {folder}; give the folder final/ of a training run")
-    for name in MODEL_FILES:
-        if not (folder / name).is_file():
-            raise UserError(
-                f"{folder} is not a model folder: it has no {name}; give the folder final/ of a training run"
-            )
-    transformers_logging.disable_progress_bar()
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-        if kind != "redheart":
-            raise UserError(f"{folder} holds a model of type {kind!r}, not redheart")
-        config = RedHeartConfig(**RedHeartConfig.from_pretrained(folder).to_dict() | dict(changes or {}))
-        model, report = RedHeartForMultiTask.from_pretrained(
-            folder, config=config, new_modules=new_modules, dtype=torch.float32, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise UserError(
-            f"{folder} could not be loaded as a Red Heart model: {type(error).__name__}: {error}"
-        ) from error
-    surplus = sorted(report["unexpected_keys"])
-    if surplus:
-        raise UserError(
-            f"the weights in {folder} have {len(surplus)} tensors that its config, or what was changed in it, leaves "
-            f"no room for, the first is {surplus[0]}; leave sizes and layers as they were saved"
-        )
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
 def check_turns(records: Iterable[Record], config: RedHeartConfig) -> None:

@@ -192,7 +192,7 @@ class TrainLoop:
     def count_labels(self, group: list[Batch]) -> dict[str, float]:
         """Labels per term in the whole group, over all processes: known before the first forward."""
         of_batches = [label_counts(batch["labels"], len(batch["input_ids"])) for batch in group]
-        local = torch.tensor([sum(counts[term] for counts in of_batches) for term in self.terms], dtype=torch.float64)
+        local = torch.tensor([sum(counts[term] for counts in of_batches) for term in self.terms], dtype=torch.float32)
         reduced = self.accelerator.reduce(local.to(self.accelerator.device), reduction="sum")
         return dict(zip(self.terms, reduced.tolist(), strict=True))
 

@@ -34,7 +34,8 @@ WHAT_IT_DOES = """\
 Reads a text in English or Korean and answers, in one pass:
 
 - **emotion**: 4 polarities, 7 basic emotions, GoEmotions' 28, KOTE's 44, as probabilities of which no child's exceeds
-  its parent's; valence, arousal and dominance with a variance; jeong, han and chemyeon;
+  its parent's (until calibration fits each by itself); valence, arousal and dominance with a variance; jeong, han and
+  chemyeon;
 - **ethics**: Bentham's seven circumstances and what each adds to utility; acceptability to four experts (utilitarian,
   deontology, justice, virtue);
 - **regret**: utility of each possible action as an optimist, a neutral judge and a pessimist see it, the best action,
@@ -82,7 +83,7 @@ DIALOGUE_LIMIT = (
     "labels by people were at hand."
 )
 NO_DIALOGUE = "Each text is read by itself: nothing in this model follows a dialogue."
-NO_SURD = "The SURD analysis of what causes what is not part of this model."
+NO_SURD = "The SURD analysis of what the judgements share is not part of this model."
 
 
 def write_model_card(

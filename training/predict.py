@@ -43,7 +43,8 @@ from redheart_hf.labels import (
     VAD,
     VIEWS,
 )
-from training.inference import Predictions, load_model, predict_records
+from training.inference import Predictions, predict_records
+from training.loading import load_model
 from training.metrics import DEFAULT_THRESHOLD
 from training.predict_text import as_text
 

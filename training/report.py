@@ -7,12 +7,12 @@ Run   through training/evaluate.py and training/train.py.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from preprocessing.errors import UserError
-from training.checkpoint import MANIFEST, file_digest, flush_to_disk, free_mib
+from training.checkpoint import MANIFEST, file_digest, flush_to_disk, free_mib, read_manifest
 from training.figures import Thresholds
 
 
@@ -48,28 +48,37 @@ def store_thresholds(folder: Path, thresholds: Thresholds) -> None:
 def store_in_config(folder: Path, changes: Mapping[str, Any]) -> None:
     """Change fields of the folder's config.json, and that file's digest in the manifest if there is one."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    manifest = read_manifest(folder) if (folder / MANIFEST).is_file() else None  # before anything is changed
     write_json(folder / "config.json", config | dict(changes), sort_keys=True)
-    if (folder / MANIFEST).is_file():
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if manifest is not None:
         manifest["files"]["config.json"] = file_digest(folder / "config.json")
         write_json(folder / MANIFEST, manifest)
 
 
-def check_writable(path: Path) -> None:
-    """Raises UserError now for what would fail after the work is done: a place where `path` cannot be written."""
+def check_writable(path: Path, read: Iterable[Path] = ()) -> None:
+    """Raises UserError now for what would fail after the work is done, or destroy what the work is done on.
+
+    That is a place where `path` cannot be written, a file that is `read`, and a place inside a folder that is.
+    """
+    place = path.resolve()
+    for source in map(Path, read):
+        if place == source.resolve() or source.resolve() in place.parents:
+            raise UserError(f"{path} would be written over {source}, which is read here; name another place")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(f"{path} cannot be written (looked at {folder}): name a file in a folder you may write to")
 
 
 def write_json(path: Path, value: Any, sort_keys: bool = False) -> None:
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
     """Write `path` whole or leave it as it was; raises UserError when it cannot be written."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(
-            json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys) + "\n", encoding="utf-8"
-        )
+        partial.write_text(text, encoding="utf-8")
         flush_to_disk(partial)
         os.replace(partial, path)
     except OSError as error:

@@ -1,15 +1,21 @@
-"""The arithmetic of this machine: which precision it is made for, and on what a run's bits depend beyond its config.
+"""This machine: the precision it is made for, what it has room for, and what a run's bits depend on beyond its config.
 
-In    a device.
-Out   the precision for `auto`; a dictionary for the checkpoint; a warning when a resumed run's bits may differ.
+In    a device; a model's config.
+Out   the precision for `auto`; a dictionary for the checkpoint; a warning when a resumed run's bits may differ; an
+      error for a model that is too large.
 Run   `python -c "import torch; from training.run_facts import numerics; print(numerics(torch.device('cpu')))"`
 """
 
+import os
 import warnings
 from typing import Any, Literal
 
 import torch
 import transformers
+
+from preprocessing.errors import UserError
+from redheart_hf import RedHeartConfig
+from redheart_hf.presets import parameters_by_module
 
 
 def native_precision() -> Literal["bf16", "no"]:
@@ -34,6 +40,17 @@ def numerics(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def check_memory(config: RedHeartConfig) -> None:
+    """Raises UserError when the weights alone, in float32, are more than this machine's memory holds."""
+    parameters = sum(parameters_by_module(config).values())
+    needed, there = 4 * parameters / 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    if needed > there:
+        raise UserError(
+            f"a model of {parameters:,} parameters takes {needed:.1f} GiB in float32, and this machine has "
+            f"{there:.1f} GiB; make it smaller"
+        )
 
 
 def warn_when_bits_may_differ(saved: dict[str, Any], now: dict[str, Any]) -> None:

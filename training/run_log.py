@@ -30,6 +30,7 @@ class RunLog:
         # shorter belongs to a run that goes on in another folder, and must not be filled up with zeros.
         os.truncate(self.path, min(metrics_bytes, self.path.stat().st_size))
         self.metrics = self.path.open("a", encoding="utf-8")
+        drop_torn_line(output_dir / "timings.jsonl")
         self.timings = (output_dir / "timings.jsonl").open("a", encoding="utf-8")
         self.board = SummaryWriter(str(output_dir / "tensorboard"), purge_step=start_step + 1)
         self.bar = tqdm(total=total_steps, initial=start_step, desc="train", unit="step", dynamic_ncols=True)
@@ -89,10 +90,17 @@ class LossMeans:
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
+def drop_torn_line(path: Path) -> None:
+    """Cut off what comes after the last line's end: a kill or a full disk may have left half a line."""
+    if path.exists():
+        whole, newline, _ = path.read_bytes().rpartition(b"\n")
+        os.truncate(path, len(whole) + len(newline))
+
+
 def seconds_logged(output_dir: Path) -> float:
     """What timings.jsonl adds up to: the time of all earlier stretches of a run, steps taken twice included."""
     path = output_dir / "timings.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    *lines, _ = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]  # the last may be half a line
     return sum(json.loads(line)["seconds"] for line in lines)
 
 

@@ -35,6 +35,7 @@ def save_run(loop: "TrainLoop", log: RunLog) -> None:
             "surd": loop.surd_targets.found,
             "scaler": scaler.state_dict() if scaler is not None else None,
             "metrics_bytes": log.metrics_bytes(),
+            "data": loop.dataset.info.description,
             "num_processes": accelerator.num_processes,
             "numerics": numerics(accelerator.device),
             "train_config": loop.config.to_dict(),
@@ -57,8 +58,13 @@ def read_state(folder: Path, config: TrainConfig, num_processes: int) -> dict[st
     """state.json of a checkpoint; raises UserError when it is of another run."""
     if not (folder / "state.json").is_file():
         raise UserError(f"{folder} is a model, not a checkpoint: it has no state.json; name a {PREFIX}STEP folder")
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    differences = config.differences(state["train_config"])
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        differences = config.differences(state["train_config"])
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder / 'state.json'} is damaged: {error}; remove {folder} to go on from an older one"
+        ) from error
     if state["num_processes"] != num_processes:
         differences.append(f"processes: {state['num_processes']} in the checkpoint, {num_processes} now")
     if differences:
@@ -74,6 +80,11 @@ def load_run(loop: "TrainLoop", folder: Path) -> None:
     verify(folder)
     accelerator = loop.accelerator
     state = read_state(folder, loop.config, accelerator.num_processes)
+    if state["data"] != loop.dataset.info.description:
+        raise UserError(
+            f"{folder} was trained on {state['data']}, this is {loop.dataset.info.description}: a training file, the "
+            "tokenizer or max_length has changed since. Bring them back, or give another output_dir"
+        )
     warn_when_bits_may_differ(state["numerics"], numerics(accelerator.device))
     saved = RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32)
     loop.bare_model.load_state_dict(saved.state_dict())

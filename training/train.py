@@ -15,6 +15,7 @@ if not __package__:  # run as a file: let the checkout's packages be found from 
 
 import errno  # noqa: E402
 import json  # noqa: E402
+import os  # noqa: E402
 import time  # noqa: E402
 from importlib.util import find_spec  # noqa: E402
 from typing import Any  # noqa: E402
@@ -23,20 +24,23 @@ import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
 from accelerate.utils import DistributedDataParallelKwargs, set_seed  # noqa: E402
 from huggingface_hub.errors import StrictDataclassError  # noqa: E402
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase  # noqa: E402
+from transformers import AutoConfig, PreTrainedTokenizerBase  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from preprocessing.errors import UserError, run  # noqa: E402
 from preprocessing.sources import expand  # noqa: E402
-from redheart_hf import RedHeartForMultiTask, preset_config  # noqa: E402
+from redheart_hf import RedHeartConfig, RedHeartForMultiTask, preset_config  # noqa: E402
 from training.checkpoint import MANIFEST, find_checkpoint, verify, write_folder  # noqa: E402
 from training.collator import Collator  # noqa: E402
-from training.config import TrainConfig, parse_config  # noqa: E402
-from training.data import RunData, label_weights, prepare_data  # noqa: E402
-from training.evaluate import Evaluation, evaluate_dev, figures_table  # noqa: E402
-from training.inference import load_model  # noqa: E402
+from training.command_line import parse_config  # noqa: E402
+from training.config import TrainConfig  # noqa: E402
+from training.data import RunData, label_weights, prepare_data, taught  # noqa: E402
+from training.evaluate import Evaluation, evaluate_dev  # noqa: E402
+from training.loading import load_model, load_tokenizer, what_loading_raises  # noqa: E402
 from training.loop import TrainLoop  # noqa: E402
 from training.model_card import write_model_card  # noqa: E402
+from training.report import figures_table  # noqa: E402
+from training.run_facts import check_memory  # noqa: E402
 from training.run_log import seconds_logged  # noqa: E402
 from training.run_state import load_run, read_state  # noqa: E402
 
@@ -102,6 +106,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         raise UserError(f"mixed_precision {config.mixed_precision}: {error}") from error
     if accelerator.device.type == "cpu" and config.mixed_precision == "fp16":
         raise UserError("mixed_precision fp16 needs a GPU, and none is found here; use bf16 or no")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or matrix products on a GPU differ from run to run
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     transformers_logging.disable_progress_bar()
@@ -131,38 +136,46 @@ def build_model(config: TrainConfig) -> tuple[PreTrainedTokenizerBase, RedHeartF
     set_seed(config.seed)
     if config.start_from is not None:
         model, tokenizer = load_model(expand(config.start_from), config.model, new_modules=True)
-        # They were fitted to answers that will change.
+        # They were fitted to answers that will change, and to counts of other data.
         model.config.calibration, model.config.thresholds = None, None
+        model.config.label_weights = config.model.get("label_weights")
         return tokenizer, model
     if config.tokenizer is None and config.text_encoder is None:
         raise UserError("none of tokenizer, text_encoder and start_from is given: say what reads the text")
     changes = dict(config.model)
     if config.text_encoder is None:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_folder(config.tokenizer or "", "tokenizer"))
+        tokenizer = load_tokenizer(resolve_folder(config.tokenizer or "", "tokenizer"))
         changes |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
         return tokenizer, RedHeartForMultiTask(checked_config(config.preset, changes))
     folder = resolve_folder(config.text_encoder, "text_encoder")
-    tokenizer = AutoTokenizer.from_pretrained(resolve_folder(config.tokenizer or folder, "tokenizer"))
-    changes["text_encoder_config"] = AutoConfig.from_pretrained(folder)
-    return tokenizer, RedHeartForMultiTask.from_text_encoder(folder, checked_config(config.preset, changes))
+    tokenizer = load_tokenizer(resolve_folder(config.tokenizer or folder, "tokenizer"))
+    with what_loading_raises(folder, "a text encoder"):
+        changes["text_encoder_config"] = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    model_config = checked_config(config.preset, changes)
+    with what_loading_raises(folder, "a text encoder"):
+        return tokenizer, RedHeartForMultiTask.from_text_encoder(folder, model_config)
 
 
-def checked_config(preset: str, changes: dict[str, Any]):
+def checked_config(preset: str, changes: dict[str, Any]) -> RedHeartConfig:
+    """The preset's config with `changes`; raises UserError for what cannot be built, or not on this machine."""
     try:
-        return preset_config(preset, **changes)
+        model_config = preset_config(preset, **changes)
     except (ValueError, TypeError) as error:
         raise UserError(f"model configuration: {error}") from error
     except StrictDataclassError as error:  # it wraps our own ValueError in two lines of its own
         raise UserError(f"model configuration: {error.__cause__ or error}") from error
+    check_memory(model_config)
+    return model_config
 
 
 def final_stands(config: TrainConfig, loop: TrainLoop) -> bool:
     """Whether final/ was written by this very run after its last step: thresholds chosen since then are to stay."""
     final = Path(config.output_dir) / "final"
-    if loop.step < loop.total_steps or not (final / MANIFEST).is_file():
+    if loop.step < loop.total_steps or not all((final / name).is_file() for name in (MANIFEST, "train_config.json")):
         return False
+    step = verify(final).get("step")
     saved = json.loads((final / "train_config.json").read_text(encoding="utf-8"))
-    return verify(final).get("step") == loop.step and not config.differences(saved)
+    return step == loop.step and not config.differences(saved)
 
 
 def finish(
@@ -179,7 +192,7 @@ def finish(
     figures, thresholds = evaluation
     earlier_labels, earlier_data = model.config.trained_labels or [], model.config.trained_on or {}
     model.config.thresholds = thresholds or None
-    model.config.trained_labels = sorted({*earlier_labels, *data.labels})
+    model.config.trained_labels = sorted({*earlier_labels, *taught(data.labels, config.loss_weights)})
     model.config.trained_on = earlier_data | data.counts
 
     def write(folder: Path) -> None:

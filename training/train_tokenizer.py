@@ -20,9 +20,14 @@ from transformers import PreTrainedTokenizerFast
 from preprocessing.errors import UserError, run
 from preprocessing.readers import parse_source, read
 from preprocessing.records import Record
+from preprocessing.sources import refuse_repeated
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 LEAST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+MOST_VOCABULARY = 1_000_000
+"""Four times the largest in use; the trainer sets room aside for all of it at once."""
+LEAST_LENGTH, MOST_LENGTH = 4, 1_000_000
+"""A pair has three special tokens, and one more is needed for a text."""
 
 
 def texts_of(records: list[Record]) -> Iterator[str]:
@@ -33,10 +38,34 @@ def texts_of(records: list[Record]) -> Iterator[str]:
         yield from (action.text for action in record.actions or [])
 
 
+def check_sizes(vocab_size: int, max_length: int) -> None:
+    """Raises UserError for a number that no tokenizer can have."""
+    if not LEAST_VOCABULARY <= vocab_size <= MOST_VOCABULARY:
+        raise UserError(
+            f"vocab_size must be at least {LEAST_VOCABULARY} (bytes and special tokens) and at most "
+            f"{MOST_VOCABULARY:,}, got {vocab_size}"
+        )
+    if not LEAST_LENGTH <= max_length <= MOST_LENGTH:
+        raise UserError(f"max_length must be from {LEAST_LENGTH} to {MOST_LENGTH:,} tokens, got {max_length}")
+
+
+def read_records(arguments: list[str]) -> list[Record]:
+    """The records of all sources; rows that were set aside are counted on stdout, as the readers command does."""
+    sources = [parse_source(argument) for argument in arguments]
+    refuse_repeated(sources)
+    records: list[Record] = []
+    for result in map(read, sources):
+        records += result.records
+        if result.rejected:
+            print(f"{result.source}: {len(result.rejected):,} rows were set aside and not learned from")
+            print("\n".join(result.reason_lines()))
+            print(f"  `python -m preprocessing.readers {result.source} --rejected PATH` writes them to PATH")
+    return records
+
+
 def train_tokenizer(texts: Iterator[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE with `vocab_size` entries at most; fewer when the texts do not hold as many pairs."""
-    if vocab_size < LEAST_VOCABULARY:
-        raise UserError(f"vocab_size must be at least {LEAST_VOCABULARY} (bytes and special tokens), got {vocab_size}")
+    check_sizes(vocab_size, max_length)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -85,7 +114,8 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=512, help="longest sequence the tokenizer allows")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args()
-    records = [record for source in arguments.data for record in read(parse_source(source)).records]
+    check_sizes(arguments.vocab_size, arguments.max_length)
+    records = read_records(arguments.data)
     tokenizer = train_tokenizer(texts_of(records), arguments.vocab_size, arguments.max_length)
     save(tokenizer, arguments.output)
     print(f"{arguments.output}: {len(tokenizer)} entries from {len(records)} records")

@@ -1,0 +1,68 @@
+"""Writes a file whole or not at all, and never over what is about to be read.
+
+In    a path to write; the files that a command will read.
+Out   the file, or a UserError before anything is read.
+Run   `python -c "from pathlib import Path; from preprocessing.files import *; write_lines(Path('out.jsonl'), ['{}'])"`
+"""
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+from preprocessing.errors import REMEDIES, UserError
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Each line with an end of its own. Who is stopped half-way leaves the file that was there before.
+
+    A character that UTF-8 has no bytes for is written as a backslash and its number, which JSON reads back.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        # A device or a pipe, as /dev/stdout: nothing can take its place.
+        _write(path, lines)
+        return
+    # A link stays a link: what it points at is replaced.
+    path = Path(os.path.realpath(path))
+    partial = path.parent / f".partial-{uuid.uuid4().hex[:8]}"
+    try:
+        _write(partial, lines)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(line + "\n" for line in lines)
+
+
+def check_output(option: str, path: Path, inputs: Iterable[Path]) -> None:
+    """Refuse what `option` names if it cannot be written, or is one of the files that will be read."""
+    check_name(path)
+    if path.is_dir():
+        raise UserError(f"{option} {path} is a folder; name a file")
+    for file in inputs:
+        if path.exists() and file.exists() and os.path.samefile(path, file):
+            raise UserError(f"{option} {path} is one of the files to be read; name another")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise UserError(f"{option} {path} may not be written over; name another")
+    if path.exists() and not path.is_file():
+        return
+    folder = next(parent for parent in Path(os.path.realpath(path)).parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "name another")
+        raise UserError(f"{option} {path} cannot be written: {folder}: {error.strerror}; {remedy}") from error
+
+
+def check_name(path: Path) -> None:
+    """Names go into ids and reports, which are UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the name {str(path)!r} is not UTF-8; rename the file or its folder") from None

@@ -1,0 +1,71 @@
+"""What a RedHeartConfig checks besides types: ranges of numbers, and lists with a number for each label.
+
+In    fields of a config.
+Out   nothing, or a ValueError that names the field and its value.
+Run   through `RedHeartConfig(...)`.
+"""
+
+from typing import Any
+
+from .labels import BASIC_EMOTIONS, FINE_EMOTIONS, KOREAN_EMOTIONS, VAD
+
+LABELS_OF_FIELD = {
+    "basic_emotions": len(BASIC_EMOTIONS),
+    "fine_emotions": len(FINE_EMOTIONS),
+    "korean_emotions": len(KOREAN_EMOTIONS),
+}
+
+POSITIVE_NUMBERS = ("rope_theta", "layer_norm_eps", "memory_sharpness", "huber_delta", "quantile_huber_delta")
+NUMBERS_FROM_ZERO = (
+    "num_hidden_layers",
+    "feedback_steps",
+    "initializer_range",
+    "router_bias_rate",
+    "regret_aversion",
+    "focal_gamma",
+    "extreme_margin",
+    "extreme_penalty",
+    "router_z_loss_weight",
+    "num_emotion_analyzer_layers",
+    "num_ethics_analyzer_layers",
+    "num_regret_analyzer_layers",
+    "num_surd_analyzer_layers",
+)
+
+
+def check_numbers(config: Any) -> None:
+    for name in POSITIVE_NUMBERS + NUMBERS_FROM_ZERO:
+        value = getattr(config, name)
+        if not 0 <= value < float("inf") or (value == 0 and name in POSITIVE_NUMBERS):
+            least = "positive" if name in POSITIVE_NUMBERS else "at least 0"
+            raise ValueError(f"{name} must be {least} and finite, got {value}")
+    if 0 < config.focal_gamma < 1:
+        raise ValueError(f"focal_gamma must be 0 or at least 1, got {config.focal_gamma}: below, slopes are endless")
+
+
+def check_of_labels(what: str, of_fields: dict[str, list[float]], highest: float) -> None:
+    """A number from 0 to `highest` for each label of a field of emotions."""
+    for name, values in of_fields.items():
+        if name not in LABELS_OF_FIELD:
+            raise ValueError(f"{what} has no field {name!r}; known: {', '.join(LABELS_OF_FIELD)}")
+        if len(values) != LABELS_OF_FIELD[name] or not all(0 <= value <= highest for value in values):
+            raise ValueError(
+                f"{what}[{name!r}] must be {LABELS_OF_FIELD[name]} numbers in [0, {highest}], got {values}"
+            )
+
+
+def check_calibration(calibration: dict[str, list[list[float]]]) -> None:
+    shapes = {name: (size, 2) for name, size in LABELS_OF_FIELD.items()} | {"vad": (len(VAD), 1)}
+    for name, values in calibration.items():
+        if name not in shapes:
+            raise ValueError(f"calibration has no field {name!r}; known: {', '.join(shapes)}")
+        rows, columns = shapes[name]
+        if len(values) != rows or any(len(row) != columns or not row[0] > 0 for row in values):
+            raise ValueError(
+                f"calibration[{name!r}] must be {rows} lists of {columns}, the first number positive, got {values}"
+            )
+
+
+def check_multiple(name: str, value: int, of_name: str, of: int) -> None:
+    if value <= 0 or of <= 0 or value % of:
+        raise ValueError(f"{name} must be a positive multiple of {of_name}, got {value} and {of}")

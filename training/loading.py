@@ -1,0 +1,96 @@
+"""From a folder to a model and its tokenizer, or to one clear error.
+
+In    a model folder that training wrote; fields of its config to set differently.
+Out   (model, tokenizer), the model on the GPU if there is one.
+Run   through every command that takes --model.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from preprocessing.errors import UserError
+from redheart_hf import RedHeartConfig, RedHeartForMultiTask
+from training.checkpoint import MANIFEST, verify
+
+MODEL_FILES = ("config.json", "tokenizer_config.json")
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
+
+
+def load_model(
+    folder: Path | str, changes: Mapping[str, Any] | None = None, new_modules: bool = False
+) -> tuple[RedHeartForMultiTask, PreTrainedTokenizerBase]:
+    """Model (on the GPU if there is one) and tokenizer of a folder that training wrote; raises UserError.
+
+    `changes` are put over the saved config. With `new_modules` it may name modules that were not saved: they start
+    fresh.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no model folder at {folder}; give the folder final/ of a training run")
+    for name in MODEL_FILES:
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder} is not a model folder: it has no {name}; give the folder final/ of a training run"
+            )
+    transformers_logging.disable_progress_bar()
+    if (folder / MANIFEST).is_file():  # damaged numbers would answer like others
+        verify(folder, ".safetensors")
+    with what_loading_raises(folder, "a Red Heart model"):
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+        if kind != "redheart":
+            raise UserError(f"{folder} holds a model of type {kind!r}, not redheart")
+        config = RedHeartConfig(**RedHeartConfig.from_pretrained(folder).to_dict() | dict(changes or {}))
+        model, report = RedHeartForMultiTask.from_pretrained(
+            folder, config=config, new_modules=new_modules, dtype=torch.float32, output_loading_info=True
+        )
+    tokenizer = load_tokenizer(folder)
+    if config.text_encoder_config is None and len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"the tokenizer in {folder} has {len(tokenizer)} entries, the model's embeddings {config.vocab_size}: it "
+            "is another model's; bring back the one that was saved with it"
+        )
+    surplus = sorted(report["unexpected_keys"])
+    if surplus:
+        raise UserError(
+            f"the weights in {folder} have {len(surplus)} tensors that its config, or what was changed in it, leaves "
+            f"no room for, the first is {surplus[0]}; leave sizes and layers as they were saved"
+        )
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
+    """The tokenizer saved in a folder; raises UserError when it is damaged, wants code of its own or cannot pad."""
+    with what_loading_raises(folder, "a tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if not (isinstance(tokenizer.pad_token_id, int) and isinstance(tokenizer.model_max_length, int)):
+            raise ValueError(
+                f"it has the padding token {tokenizer.pad_token!r} and cuts at {tokenizer.model_max_length!r} tokens"
+            )
+    return tokenizer
+
+
+@contextmanager
+def what_loading_raises(folder: Path | str, what: str) -> Iterator[None]:
+    """What a damaged file makes Transformers raise becomes a UserError that names the folder."""
+    try:
+        yield
+    except LOADING_ERRORS as error:
+        raise UserError(f"{folder} could not be loaded as {what}: {type(error).__name__}: {error}") from error
