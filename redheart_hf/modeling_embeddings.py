@@ -67,8 +67,7 @@ class TextEncoder(nn.Module):
     def start_adapters(self) -> None:
         """Adapters begin as peft has them, B at zero: the encoder reads as it was trained to until they learn.
 
-        Transformers initialises every linear layer of the encoder, without knowing which ones are adapters; to be called
-        after it.
+        Called after Transformers has initialised every linear layer, not knowing which ones are adapters.
         """
         for module in self.encoder.modules():
             for name in getattr(module, "lora_B", ()):
