@@ -13,14 +13,14 @@ beta-NLL, Seitzer et al. 2022 (arXiv 2203.09168); quantile Huber, Dabney et al. 
 two utilities, Bradley and Terry 1952; router z-loss, Zoph et al. 2022 (arXiv 2202.08906).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch.nn import functional as F
 
 from .configuration_redheart import RedHeartConfig
 from .labels import BASIC_EMOTIONS, BASIC_TO_POLARITY, POLARITIES
-from .outputs import RedHeartOutput
+from .outputs import EthicsOutput, RedHeartOutput
 
 # term -> label it is made of; every label is (rows, values) with NaN where absent, except `preference` (pairs, 2).
 LABEL_OF_TERM = {
@@ -123,63 +123,64 @@ def label_counts(labels: Mapping[str, torch.Tensor], num_sequences: int) -> dict
     return counts
 
 
+def emotions_loss(field: str, logits: torch.Tensor, targets: torch.Tensor, config: RedHeartConfig) -> torch.Tensor:
+    """Focal loss of each label, weighed as the config says."""
+    weights = (config.label_weights or {}).get(field, 1.0)
+    return targets.new_tensor(weights) * focal(logits, targets, config.focal_gamma)
+
+
+def circumstances_loss(ethics: EthicsOutput, targets: torch.Tensor, config: RedHeartConfig) -> torch.Tensor:
+    margin, penalty = config.extreme_margin, config.extreme_penalty
+    return bounded_squared_error(ethics.raw_circumstances, ethics.circumstances, targets, margin, penalty)
+
+
+def views_loss(views: torch.Tensor, targets: torch.Tensor, config: RedHeartConfig) -> torch.Tensor:
+    return quantile_huber(views, targets, views.new_tensor(QUANTILES), config.quantile_huber_delta)
+
+
+def huber_loss(predicted: torch.Tensor, targets: torch.Tensor, config: RedHeartConfig) -> torch.Tensor:
+    return F.huber_loss(predicted, targets, reduction="none", delta=config.huber_delta)
+
+
+# Term -> its losses, elementwise, from (outputs, targets, config); NaN where the target is. `preference` and the
+# router's are of another kind, below.
+LOSS_OF_TERM: dict[str, Callable[[RedHeartOutput, torch.Tensor, RedHeartConfig], torch.Tensor]] = {
+    "polarity": lambda out, targets, config: focal(out.emotion.polarity_logits, targets, config.focal_gamma),
+    "basic_emotions": lambda out, *of: emotions_loss("basic_emotions", out.emotion.basic_logits, *of),
+    "fine_emotions": lambda out, *of: emotions_loss("fine_emotions", out.emotion.fine_logits, *of),
+    "korean_emotions": lambda out, *of: emotions_loss("korean_emotions", out.emotion.korean_logits, *of),
+    "vad": lambda out, targets, _: beta_nll(out.emotion.vad_mean, out.emotion.vad_log_variance, targets),
+    "culture": lambda out, targets, _: (torch.sigmoid(out.emotion.culture_logits) - targets) ** 2,
+    "circumstances": lambda out, *of: circumstances_loss(out.ethics, *of),
+    "acceptability": lambda out, targets, _: F.binary_cross_entropy_with_logits(
+        out.ethics.acceptability_logits, targets, reduction="none"
+    ),
+    "utility_views": lambda out, *of: views_loss(out.regret.utility_views, *of),
+    "text_regret": lambda out, *of: huber_loss(out.regret.text_regret, *of),
+    "alternatives_regret": lambda out, *of: huber_loss(out.regret.regret, *of),
+    "surd": lambda out, targets, _: (out.surd.terms - targets) ** 2,
+    "turn_vad": lambda out, targets, _: gaussian_nll(out.dynamics.vad_mean, out.dynamics.vad_log_variance, targets),
+}
+
+
 def loss_sums(
     outputs: RedHeartOutput, labels: Mapping[str, torch.Tensor], config: RedHeartConfig
 ) -> dict[str, torch.Tensor]:
     """Term -> sum of its losses over this batch: the terms whose label is in `labels`, and the router's."""
-    emotion, ethics, regret = outputs.emotion, outputs.ethics, outputs.regret
-    gamma, delta = config.focal_gamma, config.huber_delta
-    quantiles = regret.utility_views.new_tensor(QUANTILES)
-
-    def emotions(field: str, logits: torch.Tensor):
-        weights = (config.label_weights or {}).get(field, 1.0)
-        return lambda targets: targets.new_tensor(weights) * focal(logits, targets, gamma)
-
-    def squared_share(targets):
-        return (torch.sigmoid(emotion.culture_logits) - targets) ** 2
-
-    def circumstances(targets):
-        raw, values = ethics.raw_circumstances, ethics.circumstances
-        return bounded_squared_error(raw, values, targets, config.extreme_margin, config.extreme_penalty)
-
-    def accepted(targets):
-        return F.binary_cross_entropy_with_logits(ethics.acceptability_logits, targets, reduction="none")
-
-    def huber(predicted):
-        return lambda targets: F.huber_loss(predicted, targets, reduction="none", delta=delta)
-
-    loss_of = {
-        "polarity": lambda targets: focal(emotion.polarity_logits, targets, gamma),
-        "basic_emotions": emotions("basic_emotions", emotion.basic_logits),
-        "fine_emotions": emotions("fine_emotions", emotion.fine_logits),
-        "korean_emotions": emotions("korean_emotions", emotion.korean_logits),
-        "vad": lambda targets: beta_nll(emotion.vad_mean, emotion.vad_log_variance, targets),
-        "culture": squared_share,
-        "circumstances": circumstances,
-        "acceptability": accepted,
-        "utility_views": lambda targets: quantile_huber(
-            regret.utility_views, targets, quantiles, config.quantile_huber_delta
-        ),
-        "text_regret": huber(regret.text_regret),
-        "alternatives_regret": huber(regret.regret),
-        "surd": lambda targets: (outputs.surd.terms - targets) ** 2,
-        "turn_vad": lambda targets: gaussian_nll(
-            outputs.dynamics.vad_mean, outputs.dynamics.vad_log_variance, targets
-        ),
-    }
     present = terms_of(config)
     sums = {}
     if ROUTER_TERM in present:
-        sums[ROUTER_TERM] = (torch.logsumexp(emotion.router_logits, dim=-1) ** 2).sum()
+        sums[ROUTER_TERM] = (torch.logsumexp(outputs.emotion.router_logits, dim=-1) ** 2).sum()
     for term, name in LABEL_OF_TERM.items():
         if labels.get(name) is None or term not in present:
             continue
         if term == "preference":
-            better, worse = ethics.utility[labels[name]].unbind(dim=-1)
-            sums[term] = bradley_terry(better, worse, ethics.preference_scale).sum()
+            better, worse = outputs.ethics.utility[labels[name]].unbind(dim=-1)
+            sums[term] = bradley_terry(better, worse, outputs.ethics.preference_scale).sum()
         else:
             targets = polarity_targets(labels[name]) if term == "polarity" else labels[name]
-            sums[term] = masked_sum(loss_of[term], targets)
+            loss_of = LOSS_OF_TERM[term]
+            sums[term] = masked_sum(lambda present, loss_of=loss_of: loss_of(outputs, present, config), targets)
     return sums
 
 
