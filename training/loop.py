@@ -97,8 +97,10 @@ class TrainLoop:
                 started += seconds
                 log.write(self.step, {"loss": self.loss_means.take()} | numbers, {"seconds": seconds})
             if self.evaluate and (self.step == self.total_steps or self.evaluation_is_due()):
-                log.write(self.step, {"eval": self.evaluate()})
-                self.model.train()
+                if self.accelerator.is_main_process:  # the others have the same weights, and nothing to add
+                    log.write(self.step, {"eval": self.evaluate()})
+                    self.model.train()
+                self.accelerator.wait_for_everyone()
             if self.step % self.config.save_steps == 0 or self.step == self.total_steps:
                 save_run(self, log)
 

@@ -31,11 +31,12 @@ LEAST_LENGTH, MOST_LENGTH = 4, 1_000_000
 
 
 def texts_of(records: list[Record]) -> Iterator[str]:
-    """Every text of the records: their own, second parts, actions, the worse of a pair."""
+    """Every text of the records: their own, second parts, actions, the worse of a pair, turns before."""
     for record in records:
         yield record.text
         yield from filter(None, (record.text_pair, record.worse))
         yield from (action.text for action in record.actions or [])
+        yield from record.turns or []
 
 
 def check_sizes(vocab_size: int, max_length: int) -> None:
