@@ -40,13 +40,15 @@ def _write(path: Path, lines: Iterable[str]) -> None:
 
 
 def check_output(option: str, path: Path, inputs: Iterable[Path]) -> None:
-    """Refuse what `option` names if it cannot be written, or is one of the files that will be read."""
+    """Refuse what `option` names if it cannot be written, is one of the `inputs`, or lies in a folder of these."""
     check_name(path)
     if path.is_dir():
-        raise UserError(f"{option} {path} is a folder; name a file")
+        raise UserError(f"{option} {path} cannot be written: it is a folder; name a file")
     for file in inputs:
         if path.exists() and file.exists() and os.path.samefile(path, file):
             raise UserError(f"{option} {path} is one of the files to be read; name another")
+        if file.is_dir() and Path(os.path.realpath(file)) in Path(os.path.realpath(path)).parents:
+            raise UserError(f"{option} {path} lies in {file}, which is read here; name another place")
     if path.exists() and not os.access(path, os.W_OK):
         raise UserError(f"{option} {path} may not be written over; name another")
     if path.exists() and not path.is_file():

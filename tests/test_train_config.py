@@ -145,6 +145,12 @@ def test_an_unknown_flag_is_named(capsys):
         ("output_dir: out\nzzz: 1\n", "unknown field 'zzz'; training/train.py --help"),
         ("- output_dir\n", "holds no fields"),
         ("output_dir: [out\n", "is not YAML"),
+        ("model:", "gives model no value"),
+        ("batch_size: 4\nbatch_size: 8", "'batch_size' is given twice"),
+        ("model: {hidden_size: 64, hidden_size: 32}", "'hidden_size' is given twice"),
+        ("model: &self {x: *self}", "not YAML that can be used: Circular"),
+        ("seed: 2026-02-30", "not YAML that can be used"),
+        ("model: " + "[" * 3000 + "]" * 3000, "not YAML that can be used"),
     ],
 )
 def test_a_recipe_that_cannot_be_understood_is_refused(text: str, said: str, tmp_path: Path):
@@ -195,11 +201,13 @@ def test_a_wrong_type_is_named_with_its_value(capsys, flag: str, value: str):
         *((name, -0.5) for name in ("weight_decay", "max_grad_norm", "passes.kote", "loss_weights.vad")),
         *((name, 0) for name in ("learning_rate", "max_grad_norm", "passes.kote", "holdout.kote")),
         *((name, math.nan) for name in ("learning_rate", "weight_decay", "max_grad_norm")),
+        *((name, math.inf) for name in ("learning_rate", "weight_decay", "passes.kote", "loss_weights.vad")),
+        ("seed", 2**32),
     ],
 )
 def test_a_number_out_of_range_is_named_with_its_value(flag: str, value: float):
     with pytest.raises(UserError, match=rf"{flag.split('.')[0]}.* got {value}"):
-        parse_config([*LEAST, f"--{flag}", ".nan" if value != value else str(value)])
+        parse_config([*LEAST, f"--{flag}", str(value) if math.isfinite(value) else f".{value}"])
 
 
 @pytest.mark.parametrize("passes", ["[]", "[0]", "[2, -1]"])

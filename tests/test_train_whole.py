@@ -12,8 +12,9 @@ import pytest
 from tiny_run import ROOT, SIZES, tiny_config
 
 from preprocessing.errors import UserError
+from preprocessing.files import check_output
 from training.checkpoint import verify
-from training.report import check_writable, store_thresholds
+from training.report import store_thresholds
 from training.run_facts import native_precision
 from training.run_log import seconds_logged
 from training.train import train
@@ -83,6 +84,6 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Pat
     (tmp_path / "file").write_text("")
     for place in (tmp_path, tmp_path / "file" / "metrics.json"):
         with pytest.raises(UserError, match="cannot be written"):
-            check_writable(place)
-    check_writable(tmp_path / "new" / "metrics.json")
+            check_output("--output", place, [])
+    check_output("--output", tmp_path / "new" / "metrics.json", [])
     assert not (tmp_path / "new").exists()

@@ -148,9 +148,11 @@ def verify(folder: Path | str, suffix: str = "") -> dict[str, Any]:
     folder = Path(folder)
     manifest = read_manifest(folder)
     for name, digest in manifest["files"].items():
+        if not name.endswith(suffix):
+            continue
         path = folder / name
         actual: dict[str, Any] = file_digest(path) if path.is_file() else {"bytes": 0, "sha256": "missing"}
-        if name.endswith(suffix) and actual != digest:
+        if actual != digest:
             raise UserError(
                 f"{path} is damaged: {actual['bytes']} bytes, SHA-256 {actual['sha256'][:12]}; the manifest says "
                 f"{digest['bytes']}, {str(digest['sha256'])[:12]}. Remove {folder} to go on from an older checkpoint, "

@@ -31,8 +31,9 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from preprocessing.errors import UserError, run
+from preprocessing.files import check_output
 from preprocessing.overlap import half_of
-from preprocessing.readers import parse_source, read
+from preprocessing.readers import files_of, parse_source, read
 from preprocessing.records import Record, by_reader
 from preprocessing.sources import refuse_repeated
 from redheart_hf import RedHeartForMultiTask
@@ -40,7 +41,7 @@ from training.figures import THRESHOLD_READERS, Thresholds, labels_of, measure
 from training.inference import Predictions, predict_records
 from training.loading import load_model
 from training.metrics import best_thresholds
-from training.report import check_writable, figures_table, store_thresholds, write_json
+from training.report import figures_table, store_thresholds, write_json
 
 Half = Literal["choosing", "reporting"]
 RecordsByReader = Mapping[str, Sequence[Record]]
@@ -175,7 +176,8 @@ def main() -> None:
     sources = [parse_source(argument) for argument in arguments.data]
     refuse_repeated(sources)
     if arguments.output is not None:
-        check_writable(arguments.output, [arguments.model, *(source.path for source in sources)])
+        read_files = [file for source in sources for file in files_of(source)]
+        check_output("--output", arguments.output, [arguments.model, *read_files])
     model, tokenizer = load_model(arguments.model)
     records: dict[str, list[Record]] = {}
     rejected: Counter[str] = Counter()

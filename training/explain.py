@@ -27,6 +27,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from preprocessing.errors import UserError, run
+from preprocessing.files import check_output
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.outputs import RedHeartOutput
 from training.explain_attribution import attribute, load_captum
@@ -38,7 +39,7 @@ from training.explain_words import Reading, parts_with_words, read
 from training.inference import evaluation_mode
 from training.loading import load_model
 from training.predict import check_choice, make_record, predict, read_stdin
-from training.report import check_writable, write_whole
+from training.report import write_whole
 
 OF_ACTIONS = ("actions", "best", "chosen", "regret")
 
@@ -147,7 +148,7 @@ def parse_arguments() -> argparse.Namespace:
             raise UserError(
                 f"--output {arguments.output} must end in .html: the report is a page, print it from there"
             )
-        check_writable(arguments.output, [arguments.model])
+        check_output("--output", arguments.output, [arguments.model])
     return arguments
 
 

@@ -7,7 +7,7 @@ Run   through training/evaluate.py and training/train.py.
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +53,6 @@ def store_in_config(folder: Path, changes: Mapping[str, Any]) -> None:
     if manifest is not None:
         manifest["files"]["config.json"] = file_digest(folder / "config.json")
         write_json(folder / MANIFEST, manifest)
-
-
-def check_writable(path: Path, read: Iterable[Path] = ()) -> None:
-    """Raises UserError now for what would fail after the work is done, or destroy what the work is done on.
-
-    That is a place where `path` cannot be written, a file that is `read`, and a place inside a folder that is.
-    """
-    place = path.resolve()
-    for source in map(Path, read):
-        if place == source.resolve() or source.resolve() in place.parents:
-            raise UserError(f"{path} would be written over {source}, which is read here; name another place")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"{path} cannot be written (looked at {folder}): name a file in a folder you may write to")
 
 
 def write_json(path: Path, value: Any, sort_keys: bool = False) -> None:

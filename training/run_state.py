@@ -80,10 +80,11 @@ def load_run(loop: "TrainLoop", folder: Path) -> None:
     verify(folder)
     accelerator = loop.accelerator
     state = read_state(folder, loop.config, accelerator.num_processes)
-    if state["data"] != loop.dataset.info.description:
+    if (trained_on := state.get("data")) != loop.dataset.info.description:
         raise UserError(
-            f"{folder} was trained on {state['data']}, this is {loop.dataset.info.description}: a training file, the "
-            "tokenizer or max_length has changed since. Bring them back, or give another output_dir"
+            f"{folder} was trained on {trained_on or 'data it does not name'}, this is "
+            f"{loop.dataset.info.description}: a training file, the tokenizer or max_length has changed "
+            "since. Bring them back, or give another output_dir"
         )
     warn_when_bits_may_differ(state["numerics"], numerics(accelerator.device))
     saved = RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32)
