@@ -15,7 +15,7 @@ from preprocessing.errors import REMEDIES, UserError
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Each line with an end of its own. Who is stopped half-way leaves the file that was there before.
+    """Each line with an end of its own. Who is stopped half-way, by a power cut too, leaves the file of before.
 
     A character that UTF-8 has no bytes for is written as a backslash and its number, which JSON reads back.
     """
@@ -29,6 +29,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     partial = path.parent / f".partial-{uuid.uuid4().hex[:8]}"
     try:
         _write(partial, lines)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ NUMBERS_FROM_ZERO = (
     "num_hidden_layers",
     "feedback_steps",
     "initializer_range",
+    "output_initializer_range",
     "router_bias_rate",
     "regret_aversion",
     "focal_gamma",
@@ -36,11 +37,28 @@ NUMBERS_FROM_ZERO = (
 def check_numbers(config: Any) -> None:
     for name in POSITIVE_NUMBERS + NUMBERS_FROM_ZERO:
         value = getattr(config, name)
+        if value is None:  # left to another field
+            continue
         if not 0 <= value < float("inf") or (value == 0 and name in POSITIVE_NUMBERS):
             least = "positive" if name in POSITIVE_NUMBERS else "at least 0"
             raise ValueError(f"{name} must be {least} and finite, got {value}")
     if 0 < config.focal_gamma < 1:
         raise ValueError(f"focal_gamma must be 0 or at least 1, got {config.focal_gamma}: below, slopes are endless")
+
+
+def check_residuals(config: Any) -> None:
+    """What goes past a layer must be as wide as what comes out of it."""
+    encoder_size = getattr(config.text_encoder_config, "hidden_size", config.hidden_size)
+    if config.input_residual and encoder_size != config.hidden_size:
+        raise ValueError(
+            f"input_residual adds what was read, {encoder_size} wide, to states {config.hidden_size} wide; "
+            f"set hidden_size to {encoder_size}, or input_residual to false"
+        )
+    if config.task_residual and config.task_size != config.hidden_size:
+        raise ValueError(
+            f"task_residual adds pooled states, {config.hidden_size} wide, to task vectors {config.task_size} wide; "
+            f"set task_size to {config.hidden_size}, or task_residual to false"
+        )
 
 
 def check_of_labels(what: str, of_fields: dict[str, list[float]], highest: float) -> None:

@@ -13,7 +13,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_checks import check_calibration, check_multiple, check_numbers, check_of_labels
+from .configuration_checks import check_calibration, check_multiple, check_numbers, check_of_labels, check_residuals
 from .labels import CIRCUMSTANCES, MODULES, MODULES_OF_MODE
 
 # Keys that Transformers itself writes into a config.json or passes to a constructor; all others must be fields.
@@ -61,6 +61,8 @@ class RedHeartConfig(PreTrainedConfig):
     lora_rank: int = 8
     lora_alpha: int = 16
     lora_target_modules: list[str] | str = "all-linear"
+    text_encoder_standardize: bool = False
+    """Whether its states are taken less their mean and over their spread, both measured before training."""
     text_prefix: str = ""
     """Put before every text, as some encoders ask for (`query: ` of E5)."""
     max_length: int = 128
@@ -79,9 +81,13 @@ class RedHeartConfig(PreTrainedConfig):
     layer_norm_eps: float | int = 1e-5
     initialization: Literal["normal", "he"] = "normal"
     initializer_range: float | int = 0.02
+    output_initializer_range: float | int | None = None
+    """How layers that answer, or are added to what they were given, start; null: as others, 0: silent."""
 
     task_size: int = 512
     """Width C of the vector that each task works on."""
+    task_residual: bool = False
+    """Whether the pooled states go past each task's projection too; `task_size` must then be `hidden_size`."""
     task_projection_size: int = 640
     task_specialization_size: int = 480
     task_attention_size: int = 480
@@ -211,12 +217,7 @@ class RedHeartConfig(PreTrainedConfig):
                 raise ValueError(f"modules has no {name!r}; known: {', '.join(MODULES)}")
         if "surd_analyzer" in self.modules and "surd_head" not in self.modules:
             raise ValueError(f"surd_analyzer corrects the surd_head, which is not among the modules {self.modules}")
-        encoder_size = getattr(self.text_encoder_config, "hidden_size", self.hidden_size)
-        if self.input_residual and encoder_size != self.hidden_size:
-            raise ValueError(
-                f"input_residual adds what was read, {encoder_size} wide, to states {self.hidden_size} wide; "
-                f"set hidden_size to {encoder_size}, or input_residual to false"
-            )
+        check_residuals(self)
         weights = self.circumstance_weights
         if len(weights) != len(CIRCUMSTANCES) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
             raise ValueError(f"circumstance_weights must be {len(CIRCUMSTANCES)} numbers >= 0 of sum 1, got {weights}")

@@ -18,7 +18,7 @@ from .configuration_redheart import RedHeartConfig
 from .labels import MODULES
 from .modeling_analyzers import Analyzer
 from .modeling_dynamics import AffectFilter, SignalSimulator
-from .modeling_embeddings import TextEncoder
+from .modeling_embeddings import Standardization, TextEncoder
 from .modeling_head_emotion import MixtureOfExperts
 from .modeling_head_ethics import RedHeartEthicsHead
 from .modeling_memory import ScenarioMemory
@@ -45,15 +45,25 @@ class RedHeartPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
+        # What answers, or is added to a residual path, starts small in all: He's numbers would begin in the flat part
+        # of tanh and sigmoid, and drown what they are added to. real_text recipes start it at zero: a fresh stack is
+        # then a linear layer on a pretrained encoder.
+        output_range = self.config.output_initializer_range
+        if isinstance(module, OutputLinear):
+            if output_range is not None:
+                init.normal_(module.weight, std=output_range)
         # CODEPATH: the stable family (Post-LN + SwiGLU) starts from He et al. 2015; the others from a plain normal.
-        # What answers, or is added to a residual path, starts small in both: He's numbers would begin in the flat part
-        # of tanh and sigmoid, and drown what they are added to.
-        if self.config.initialization == "he" and isinstance(module, nn.Linear) and type(module) is not OutputLinear:
+        elif self.config.initialization == "he" and isinstance(module, nn.Linear):
             init.kaiming_normal_(module.weight, nonlinearity="relu")
         if isinstance(module, AttentionPooling):
             init.zeros_(module.queries)
         elif isinstance(module, MixtureOfExperts):
             init.zeros_(module.router_bias)
+            if output_range is not None:  # but no two experts may have the same claim to every text
+                init.normal_(module.router.weight, std=self.config.initializer_range)
+        elif isinstance(module, Standardization):
+            init.zeros_(module.mean)
+            init.ones_(module.spread)
         elif isinstance(module, RedHeartEthicsHead):
             init.zeros_(module.acceptance)
             init.constant_(module.log_preference_scale, INITIAL_LOG_PREFERENCE_SCALE)

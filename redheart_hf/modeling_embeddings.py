@@ -41,6 +41,28 @@ class TokenEmbeddings(nn.Module):
         self.embed_tokens = value
 
 
+class Standardization(nn.Module):
+    """States less their mean, over their spread: how texts differ comes to the fore.
+
+    A pretrained encoder's states may share one long vector, beside which what tells texts apart is small (measured of
+    two encoders in docs/experiments.md). Both numbers are measured once, before training; nothing here learns.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.mean = nn.Buffer(torch.zeros(size))
+        self.spread = nn.Buffer(torch.ones(()))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return (states - self.mean) / self.spread
+
+    @torch.no_grad()
+    def fit(self, mean: torch.Tensor, spread: torch.Tensor) -> None:
+        """The states' mean (D,), and the root of their mean squared distance from it in a dimension, ()."""
+        self.mean.copy_(mean)
+        self.spread.copy_(spread)
+
+
 class TextEncoder(nn.Module):
     """A Hugging Face encoder, of which as much learns as `text_encoder_mode` says."""
 
@@ -52,6 +74,8 @@ class TextEncoder(nn.Module):
         # CODEPATH: checkpoints trained with adapters carry them beside the encoder's own weights.
         if config.text_encoder_mode == "lora":
             add_lora(self.encoder, config)
+        # CODEPATH: real_text recipes standardise; folders trained before have no such numbers.
+        self.standardization = Standardization(self.output_size) if config.text_encoder_standardize else nn.Identity()
         self.mode = config.text_encoder_mode
         self.held = False  # set by training while heads first learn what to ask
         drop_pooler(self.encoder)
@@ -78,7 +102,8 @@ class TextEncoder(nn.Module):
         segments = {"token_type_ids": token_type_ids} if self.takes_segments else {}
         learns = self.mode != "frozen" and not self.held
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            return self.encoder(input_ids=input_ids, attention_mask=attention_mask, **segments).last_hidden_state
+            states = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **segments).last_hidden_state
+        return self.standardization(states)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()

@@ -25,7 +25,7 @@ from .labels import (
     POLARITIES,
     VAD,
 )
-from .modeling_projections import FeedForward, OutputLinear
+from .modeling_projections import AnswerLinear, FeedForward, OutputLinear
 from .outputs import EmotionOutput
 
 PARENT_OF_BASIC = [POLARITIES.index(BASIC_TO_POLARITY[name]) for name in BASIC_EMOTIONS]
@@ -126,13 +126,13 @@ class RedHeartEmotionHead(nn.Module):
         self.basic_level = FeedForward(config, *level_sizes)
         self.fine_level = FeedForward(config, *level_sizes)
         self.output_norm = nn.LayerNorm(task_size, eps=config.layer_norm_eps)
-        self.polarity_proj = OutputLinear(task_size, len(POLARITIES))
-        self.basic_proj = OutputLinear(task_size, len(BASIC_EMOTIONS))
-        self.fine_proj = OutputLinear(task_size, len(FINE_EMOTIONS))
-        self.korean_proj = OutputLinear(task_size, len(KOREAN_EMOTIONS))
-        self.culture_proj = OutputLinear(task_size, len(CULTURE))
-        self.vad_mean_proj = OutputLinear(task_size, len(VAD))
-        self.vad_log_variance_proj = OutputLinear(task_size, len(VAD))
+        self.polarity_proj = AnswerLinear(task_size, len(POLARITIES))
+        self.basic_proj = AnswerLinear(task_size, len(BASIC_EMOTIONS))
+        self.fine_proj = AnswerLinear(task_size, len(FINE_EMOTIONS))
+        self.korean_proj = AnswerLinear(task_size, len(KOREAN_EMOTIONS))
+        self.culture_proj = AnswerLinear(task_size, len(CULTURE))
+        self.vad_mean_proj = AnswerLinear(task_size, len(VAD))
+        self.vad_log_variance_proj = AnswerLinear(task_size, len(VAD))
 
     def forward(
         self, task_BC: torch.Tensor, correction: tuple[torch.Tensor, torch.Tensor] | None = None

@@ -32,7 +32,10 @@ class RedHeartEthicsHead(nn.Module):
         self.trunk = FeedForward(config, task_size, *config.ethics_trunk_sizes, task_size)
         sizes = dict.fromkeys(ETHICS_EXPERTS, 1) | {"utilitarian": len(CIRCUMSTANCES)}
         self.experts = nn.ModuleDict(
-            {name: FeedForward(config, task_size, *config.ethics_expert_sizes, sizes[name]) for name in ETHICS_EXPERTS}
+            {
+                name: FeedForward(config, task_size, *config.ethics_expert_sizes, sizes[name], answers=True)
+                for name in ETHICS_EXPERTS
+            }
         )
         self.acceptance = nn.Parameter(torch.empty(2))
         self.log_preference_scale = nn.Parameter(torch.empty(()))

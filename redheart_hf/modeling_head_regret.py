@@ -35,7 +35,10 @@ class RedHeartRegretHead(nn.Module):
         self.trunk = FeedForward(config, task_size, *config.regret_trunk_sizes, task_size)
         sizes = {"optimistic": 2, "neutral": 1, "pessimistic": 2}
         self.views = nn.ModuleDict(
-            {view: FeedForward(config, task_size, *config.regret_view_sizes, sizes[view]) for view in VIEWS}
+            {
+                view: FeedForward(config, task_size, *config.regret_view_sizes, sizes[view], answers=True)
+                for view in VIEWS
+            }
         )
 
     def forward(

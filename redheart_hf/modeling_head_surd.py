@@ -25,7 +25,7 @@ class RedHeartSurdHead(nn.Module):
         super().__init__()
         task_size = config.task_size
         self.trunk = FeedForward(config, task_size, *config.surd_trunk_sizes, task_size)
-        self.terms = FeedForward(config, task_size, *config.surd_term_sizes, len(SURD_TERMS))
+        self.terms = FeedForward(config, task_size, *config.surd_term_sizes, len(SURD_TERMS), answers=True)
 
     def forward(self, task_BC: torch.Tensor, correction_B12: torch.Tensor | None = None) -> SurdOutput:
         logits = self.terms(task_BC + self.trunk(task_BC)).float()

@@ -22,17 +22,22 @@ class OutputLinear(nn.Linear):
     """
 
 
+class AnswerLinear(OutputLinear):
+    """Says something of a text. Training may give these layers a rate of their own (`answer_learning_rate`)."""
+
+
 class FeedForward(nn.Module):
     """norm, up, GELU, (more layers), down: the multi-layer perceptron all heads are made of.
 
     `sizes` are the widths from input to output; the first is normalised, the last left linear. It is a branch with a
-    small output, unless `passes_on`: then all that follows hears nothing but it.
+    small output, or `answers` itself, or `passes_on`: then all that follows hears nothing but it.
     """
 
-    def __init__(self, config: RedHeartConfig, *sizes: int, passes_on: bool = False):
+    def __init__(self, config: RedHeartConfig, *sizes: int, passes_on: bool = False, answers: bool = False):
         super().__init__()
         self.norm = nn.LayerNorm(sizes[0], eps=config.layer_norm_eps)
-        kinds = [nn.Linear] * (len(sizes) - 2) + [nn.Linear if passes_on else OutputLinear]
+        last = nn.Linear if passes_on else AnswerLinear if answers else OutputLinear
+        kinds = [nn.Linear] * (len(sizes) - 2) + [last]
         self.projections = nn.ModuleList(
             kind(size_in, size_out) for kind, size_in, size_out in zip(kinds, sizes, sizes[1:], strict=False)
         )
@@ -60,17 +65,26 @@ class AttentionPooling(nn.Module):
 
 
 class TaskProjections(nn.Module):
-    """Per task: hidden size -> task_projection_size -> task size, then a residual specialisation of its own."""
+    """Per task: hidden size -> task_projection_size -> task size, then a residual specialisation of its own.
+
+    With `task_residual` the pooled states go along the projection too: each head then hears the text as it was read.
+    """
 
     def __init__(self, config: RedHeartConfig):
         super().__init__()
         sizes = (config.hidden_size, config.task_projection_size, config.task_size)
         inner = (config.task_size, config.task_specialization_size, config.task_size)
-        self.projections = nn.ModuleDict({task: FeedForward(config, *sizes, passes_on=True) for task in TASKS})
+        # CODEPATH: real_text recipes go on from a pretrained encoder; redheart-* presets start from nothing.
+        self.residual = config.task_residual
+        self.projections = nn.ModuleDict(
+            {task: FeedForward(config, *sizes, passes_on=not self.residual) for task in TASKS}
+        )
         self.specializations = nn.ModuleDict({task: FeedForward(config, *inner) for task in TASKS})
 
     def forward(self, pooled_BQD: torch.Tensor) -> torch.Tensor:
         states = [self.projections[task](pooled_BQD[:, index]) for index, task in enumerate(TASKS)]
+        if self.residual:
+            states = [state + pooled_BQD[:, index] for index, state in enumerate(states)]
         states = [state + self.specializations[task](state) for task, state in zip(TASKS, states, strict=True)]
         return torch.stack(states, dim=1)
 

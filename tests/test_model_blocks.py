@@ -11,7 +11,6 @@ from typing import TypeVar
 import numpy as np
 import pytest
 import torch
-from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch import nn
 from torch.nn import functional as F
 from transformers.masking_utils import create_bidirectional_mask
@@ -205,30 +204,3 @@ def test_a_model_of_one_kind_is_deaf_to_the_config_of_another():
     assert torch.equal(answers(model(input_ids=inputs)), before)
     torch.manual_seed(0)
     assert torch.equal(answers(RedHeartForMultiTask(small_config()).eval()(input_ids=inputs)), before)
-
-
-# ------------------------------------------------------------------ what goes on from a pretrained encoder
-
-
-@pytest.mark.parametrize(("residual", "lowest", "highest"), [(True, 0.95, 1.0), (False, -0.5, 0.5)])
-def test_what_an_encoder_read_is_there_from_the_start(residual, lowest, highest):
-    """A fresh stack with He's start answers nearly as a norm of the encoder's states would; or hides them."""
-    torch.manual_seed(0)
-    encoder = {"model_type": "bert", "vocab_size": 64, "hidden_size": HIDDEN, "num_hidden_layers": 2}
-    encoder |= {"num_attention_heads": HEADS, "intermediate_size": 48}
-    config = small_config(
-        text_encoder_config=encoder, input_residual=residual, initialization="he", modules=[], hidden_dropout=0.0
-    )
-    model = RedHeartForMultiTask(config).model.eval()
-    input_ids = torch.arange(BATCH * TOKENS).reshape(BATCH, TOKENS)
-    with torch.no_grad():
-        read = F.layer_norm(model.embeddings(input_ids), (HIDDEN,))
-        found = F.layer_norm(model(input_ids).last_hidden_state, (HIDDEN,))
-    likeness = F.cosine_similarity(read, found, dim=-1).mean()
-    assert lowest < float(likeness) <= highest
-
-
-def test_what_was_read_must_be_as_wide_as_the_backbone_to_go_past_the_projection():
-    encoder = {"model_type": "bert", "vocab_size": 64, "hidden_size": 24, "num_attention_heads": 3}
-    with pytest.raises(StrictDataclassClassValidationError, match="24 wide, to states 32 wide; set hidden_size to 24"):
-        small_config(text_encoder_config=encoder, input_residual=True)

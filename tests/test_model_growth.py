@@ -71,7 +71,8 @@ def test_deeper_with_norms_in_front_is_the_same_to_the_bit(batch, tokenizer):
 def test_what_a_text_encoder_reads_stays_as_it_is(batch, tokenizer):
     bert = {"model_type": "bert", "vocab_size": len(tokenizer), "hidden_size": 24, "num_hidden_layers": 1}
     bert |= {"num_attention_heads": 3, "intermediate_size": 40}
-    model = trained_like("pre_ln_gelu", tokenizer, text_encoder_config=bert)
+    model = trained_like("pre_ln_gelu", tokenizer, text_encoder_config=bert, text_encoder_standardize=True)
+    model.model.embeddings.standardization.fit(torch.linspace(-1, 1, 24), torch.tensor(0.5))
     grown = grow(model, 2)
     assert grown.config.text_encoder_config.hidden_size == 24
     assert furthest(answers(grown, batch), answers(model, batch)) < 1e-5
@@ -79,6 +80,8 @@ def test_what_a_text_encoder_reads_stays_as_it_is(batch, tokenizer):
 
 def test_what_was_read_goes_past_the_projection_of_a_grown_model_too(batch, tokenizer):
     model = trained_like("pre_ln_gelu", tokenizer, input_residual=True)
+    assert furthest(answers(grow(model, 2), batch), answers(model, batch)) < 1e-5
+    model = trained_like("pre_ln_gelu", tokenizer, task_residual=True, task_size=128)
     assert furthest(answers(grow(model, 2), batch), answers(model, batch)) < 1e-5
     bert = {"model_type": "bert", "vocab_size": len(tokenizer), "hidden_size": 128, "num_hidden_layers": 1}
     wide = trained_like(

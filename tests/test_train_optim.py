@@ -91,6 +91,17 @@ def test_the_text_encoder_has_a_rate_of_its_own(model_on_bert):
     assert {group["peak"] for name, group in groups.items() if name not in encoder} == {3e-3}
 
 
+def test_the_last_layers_of_the_heads_have_a_rate_of_their_own(model_on_bert):
+    groups = groups_of(model_on_bert, learning_rate=1e-4, answer_learning_rate=1e-3)
+    answers = {name.removesuffix(".weight") for name in groups if groups[name]["peak"] == 1e-3 and "weight" in name}
+    heads = {name.split(".")[0] for name in answers}
+    assert heads >= {"emotion_head", "ethics_head", "regret_head"}
+    assert {f"emotion_head.{name}_proj" for name in ("basic", "korean", "vad_mean")} <= answers
+    assert "ethics_head.experts.virtue.projections.1" in answers
+    assert not any("trunk" in name or "level" in name or "mixture" in name for name in answers)
+    assert {group["peak"] for name, group in groups.items() if name.startswith("model.")} == {1e-4}
+
+
 def test_the_text_encoder_goes_along_where_no_rate_is_given(model_on_bert):
     assert {group["peak"] for group in groups_of(model_on_bert, learning_rate=3e-3).values()} == {3e-3}
 

@@ -72,6 +72,8 @@ class TrainConfig:
     """Peak rate of AdamW for all but the text encoder."""
     text_encoder_learning_rate: float | None = None
     """Peak rate of the text encoder's weights; by default as `learning_rate`."""
+    answer_learning_rate: float | None = None
+    """Peak rate of the layers that answer (the last of each head); by default as `learning_rate`."""
     text_encoder_start: int = 0
     """Steps in which the text encoder stays as it is, while the heads learn what to ask of it (arXiv 2202.10054)."""
     min_learning_rate: float = 1e-6
@@ -136,7 +138,7 @@ class TrainConfig:
                 raise UserError(f"{name} must be a number of at least {minimum}, got {value}")
         if self.seed >= 2**32:
             raise UserError(f"seed must lie below 2^32 = {2**32}, as NumPy wants it, got {self.seed}")
-        for name in ("learning_rate", "text_encoder_learning_rate", "max_grad_norm"):
+        for name in ("learning_rate", "text_encoder_learning_rate", "answer_learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"{name} must be positive and finite, got {value}")

@@ -1,17 +1,19 @@
 """What moves the weights: parameter groups, the learning rate as a function of the step, and the terms' weights.
 
 In    a model, a TrainConfig, a step.
-Out   AdamW over two or three groups; a learning rate; TermWeights.
+Out   AdamW over its groups; a learning rate; TermWeights.
 Run   through TrainLoop.
 """
 
 import math
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 
 import torch
 from torch import nn
 
 from redheart_hf.losses import ROUTER_TERM, TERMS
+from redheart_hf.modeling_projections import AnswerLinear
 from training.config import TrainConfig
 
 
@@ -29,27 +31,33 @@ def learning_rate_at(step: int, peak: float, minimum: float, warmup_steps: int, 
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Fused AdamW; matrices decay, vectors do not, and the text encoder has a peak rate of its own.
+    """Fused AdamW; matrices decay, vectors do not; the text encoder and the answers have peak rates of their own.
 
     Each group keeps its peak rate under `peak` and the step it begins with under `start`. Raises RuntimeError when
     nothing can be trained.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    answers = {
+        f"{name}.{inner}"
+        for name, module in model.named_modules()
+        if isinstance(module, AnswerLinear) and config.answer_learning_rate
+        for inner, _ in module.named_parameters()
+    }
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (".encoder." in name, parameter.ndim >= 2)
-            groups.setdefault(key, []).append(parameter)
+            part = "answers" if name in answers else "text_encoder" if ".encoder." in name else "backbone"
+            groups.setdefault((part, parameter.ndim >= 2), []).append(parameter)
     if not groups:
         raise RuntimeError("the model has no parameter that requires a gradient")
-    encoder_rate = config.text_encoder_learning_rate or config.learning_rate
+    peaks = {"answers": config.answer_learning_rate, "text_encoder": config.text_encoder_learning_rate}
     settings = [
         {
             "params": parameters,
-            "peak": encoder_rate if in_encoder else config.learning_rate,
-            "start": config.text_encoder_start if in_encoder else 0,
+            "peak": peaks.get(part) or config.learning_rate,
+            "start": config.text_encoder_start if part == "text_encoder" else 0,
             "weight_decay": config.weight_decay if decays else 0.0,
         }
-        for (in_encoder, decays), parameters in sorted(groups.items())
+        for (part, decays), parameters in sorted(groups.items(), key=itemgetter(0))
     ]
     return torch.optim.AdamW(settings, lr=config.learning_rate, betas=config.betas, fused=True)
 

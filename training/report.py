@@ -6,13 +6,13 @@ Run   through training/evaluate.py and training/train.py.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from preprocessing.errors import UserError
-from training.checkpoint import MANIFEST, file_digest, flush_to_disk, free_mib, read_manifest
+from preprocessing.files import write_lines
+from training.checkpoint import MANIFEST, file_digest, free_mib, read_manifest
 from training.figures import Thresholds
 
 
@@ -56,17 +56,12 @@ def store_in_config(folder: Path, changes: Mapping[str, Any]) -> None:
 
 
 def write_json(path: Path, value: Any, sort_keys: bool = False) -> None:
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys) + "\n")
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys))
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write `path` whole or leave it as it was; raises UserError when it cannot be written."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        flush_to_disk(partial)
-        os.replace(partial, path)
+        write_lines(path, [text])
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"could not write {path}: {error} ({free_mib(path.parent)} MiB are free there)") from error

@@ -43,6 +43,7 @@ from training.report import figures_table  # noqa: E402
 from training.run_facts import check_memory  # noqa: E402
 from training.run_log import seconds_logged  # noqa: E402
 from training.run_state import load_run, read_state  # noqa: E402
+from training.standardize import fit_standardization  # noqa: E402
 
 
 def main() -> None:
@@ -68,6 +69,9 @@ def train(config: TrainConfig) -> None:
         data = prepare_data(config, model.config, tokenizer, write=accelerator.is_main_process)
     if config.class_balance is not None:
         model.config.label_weights = label_weights(data.emotion_counts, config.class_balance)
+    collator = Collator(tokenizer)
+    if model.config.text_encoder_standardize and config.start_from is None and checkpoint is None:
+        fit_standardization(model, data.train, collator, config, progress=accelerator.is_main_process)
 
     evaluated: dict[int, Evaluation] = {}
 
@@ -75,7 +79,7 @@ def train(config: TrainConfig) -> None:
         evaluated[loop.step] = evaluate_dev(model, tokenizer, data.dev, config.mixed_precision)
         return evaluated[loop.step][0]
 
-    loop = TrainLoop(accelerator, model, data.train, Collator(tokenizer), config, evaluate if data.dev else None)
+    loop = TrainLoop(accelerator, model, data.train, collator, config, evaluate if data.dev else None)
     if checkpoint is not None:
         accelerator.print(f"going on from {checkpoint}")
         load_run(loop, checkpoint)
