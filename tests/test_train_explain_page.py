@@ -59,7 +59,7 @@ def test_the_page_shows_what_was_written_and_runs_none_of_it(run_dir: Path, tmp_
     )  # fmt: skip
     assert (code, err) == (0, f"{target} written\n")
     page = target.read_text(encoding="utf-8")
-    assert page == as_html(json.loads(out))
+    assert page == as_html(json.loads(out)) + "\n"
     seen = Page(page)
     assert seen.words == text + action
     names = {tag for tag, _ in seen.tags}
