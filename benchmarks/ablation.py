@@ -39,6 +39,7 @@ from training.config import TrainConfig
 from training.evaluate import evaluate_dev
 from training.loop import TrainLoop
 from training.report import write_json
+from training.standardize import fit_standardization
 from training.train import build_accelerator, build_model, resolve_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -159,8 +160,9 @@ def one_run(
     shutil.rmtree(config.output_dir, ignore_errors=True)
     tokenizer, model = build_model(config)
     model.model.embeddings.encoder = encoder
-    dataset = encode(train, tokenizer, model.config.max_length)
-    loop = TrainLoop(build_accelerator(config), model, dataset, Collator(tokenizer), config)
+    dataset, collator = encode(train, tokenizer, model.config.max_length), Collator(tokenizer)
+    fit_standardization(model, dataset, collator, config, progress=False)
+    loop = TrainLoop(build_accelerator(config), model, dataset, collator, config)
     loop.train()
     figures, _ = evaluate_dev(model, tokenizer, dev)
     return {"figures": figures, "seconds": time.perf_counter() - started, "parameters": model.num_parameters()}
