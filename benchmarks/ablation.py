@@ -169,7 +169,9 @@ def one_run(
 
 
 def prepare(output: Path, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, records: list[Record]):
-    encoder = AutoModel.from_pretrained(resolve_folder(config.text_encoder or "", "text_encoder")).eval()
+    encoder = AutoModel.from_pretrained(
+        resolve_folder(config.text_encoder or "", "text_encoder"), dtype=torch.float32
+    ).eval()
     cached = CachedEncoder(encoder, output / "features.safetensors")
     dataset = encode(records, tokenizer, config.model["max_length"])
     cached.add([ids for sequences in dataset["sequences"] for ids in sequences])

@@ -48,7 +48,10 @@ class EncoderAlone(nn.Module):
     def __init__(self, folder: str, answers: int, prefix: str):
         super().__init__()
         self.prefix = prefix
-        self.tokenizer, self.encoder = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+        self.tokenizer, self.encoder = (
+            AutoTokenizer.from_pretrained(folder),
+            AutoModel.from_pretrained(folder, dtype=torch.float32),
+        )
         self.answer = nn.Linear(self.encoder.config.hidden_size, answers)
 
     def forward(self, sequences: list[list[int]]) -> torch.Tensor:

@@ -5,9 +5,9 @@ Out   the file, or a UserError before anything is read.
 Run   `python -c "from pathlib import Path; from preprocessing.files import *; write_lines(Path('out.jsonl'), ['{}'])"`
 """
 
+import hashlib
 import os
 import tempfile
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,7 +26,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
         return
     # A link stays a link: what it points at is replaced.
     path = Path(os.path.realpath(path))
-    partial = path.parent / f".partial-{uuid.uuid4().hex[:8]}"
+    # Always the same, so that what a kill leaves is gone with the next write; short, as the file's name may not be.
+    partial = path.parent / f".partial-{hashlib.sha256(path.name.encode()).hexdigest()[:16]}"
     try:
         _write(partial, lines)
         with partial.open("rb") as file:

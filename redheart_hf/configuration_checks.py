@@ -47,7 +47,9 @@ def check_numbers(config: Any) -> None:
 
 
 def check_residuals(config: Any) -> None:
-    """What goes past a layer must be as wide as what comes out of it."""
+    """What goes past a layer must be as wide as what comes out of it; what is standardised must be there."""
+    if config.text_encoder_standardize and config.text_encoder_config is None:
+        raise ValueError("text_encoder_standardize is true, but there is no text_encoder_config to standardise")
     encoder_size = getattr(config.text_encoder_config, "hidden_size", config.hidden_size)
     if config.input_residual and encoder_size != config.hidden_size:
         raise ValueError(

@@ -82,7 +82,8 @@ class RedHeartConfig(PreTrainedConfig):
     initialization: Literal["normal", "he"] = "normal"
     initializer_range: float | int = 0.02
     output_initializer_range: float | int | None = None
-    """How layers that answer, or are added to what they were given, start; null: as others, 0: silent."""
+    """Standard deviation with which layers start that answer, or close a branch of backbone, tasks and heads; null for
+    `initializer_range`. At 0 a fresh stack is silent but for what goes past its branches."""
 
     task_size: int = 512
     """Width C of the vector that each task works on."""

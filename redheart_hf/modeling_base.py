@@ -50,7 +50,7 @@ class RedHeartPreTrainedModel(PreTrainedModel):
         # then a linear layer on a pretrained encoder.
         output_range = self.config.output_initializer_range
         if isinstance(module, OutputLinear):
-            if output_range is not None:
+            if output_range is not None and module.may_be_silent:
                 init.normal_(module.weight, std=output_range)
         # CODEPATH: the stable family (Post-LN + SwiGLU) starts from He et al. 2015; the others from a plain normal.
         elif self.config.initialization == "he" and isinstance(module, nn.Linear):
@@ -59,8 +59,6 @@ class RedHeartPreTrainedModel(PreTrainedModel):
             init.zeros_(module.queries)
         elif isinstance(module, MixtureOfExperts):
             init.zeros_(module.router_bias)
-            if output_range is not None:  # but no two experts may have the same claim to every text
-                init.normal_(module.router.weight, std=self.config.initializer_range)
         elif isinstance(module, Standardization):
             init.zeros_(module.mean)
             init.ones_(module.spread)
@@ -103,6 +101,10 @@ class RedHeartPreTrainedModel(PreTrainedModel):
         model, report = loaded
         absent = sorted(key for key in report["missing_keys"] if not fresh & set(key.split(".")))
         if absent:  # Transformers would leave them at random values, with a warning
+            if any(".standardization." in key for key in absent):
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} was trained without text_encoder_standardize; leave it false"
+                )
             raise ValueError(
                 f"the weights in {pretrained_model_name_or_path} lack {len(absent)} tensors of {cls.__name__}, the "
                 f"first is {absent[0]}; save it again, or name the modules that it was saved with (modules=[...])"

@@ -45,7 +45,8 @@ class Standardization(nn.Module):
     """States less their mean, over their spread: how texts differ comes to the fore.
 
     A pretrained encoder's states may share one long vector, beside which what tells texts apart is small (measured of
-    two encoders in docs/experiments.md). Both numbers are measured once, before training; nothing here learns.
+    two encoders in docs/experiments.md). Both numbers are measured once, before training; nothing here learns. Before
+    that they are 0 and 1, and change nothing.
     """
 
     def __init__(self, size: int):
@@ -56,9 +57,18 @@ class Standardization(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return (states - self.mean) / self.spread
 
+    @property
+    def fitted(self) -> bool:
+        return bool(self.mean.any())
+
     @torch.no_grad()
     def fit(self, mean: torch.Tensor, spread: torch.Tensor) -> None:
-        """The states' mean (D,), and the root of their mean squared distance from it in a dimension, ()."""
+        """The states' mean (D,), and the root of their mean squared distance from it in a dimension, ().
+
+        Raises ValueError for a spread that is not positive and finite: all tokens read the same, or as NaN.
+        """
+        if not 0 < float(spread) < float("inf"):
+            raise ValueError(f"the text encoder's states have a spread of {float(spread)}; is its folder whole?")
         self.mean.copy_(mean)
         self.spread.copy_(spread)
 
@@ -99,11 +109,14 @@ class TextEncoder(nn.Module):
                 init.zeros_(module.lora_B[name].weight)
 
     def forward(self, input_ids, attention_mask=None, token_type_ids=None) -> torch.Tensor:
+        return self.standardization(self.read(input_ids, attention_mask, token_type_ids))
+
+    def read(self, input_ids, attention_mask=None, token_type_ids=None) -> torch.Tensor:
+        """The encoder's own states (B, T, D)."""
         segments = {"token_type_ids": token_type_ids} if self.takes_segments else {}
         learns = self.mode != "frozen" and not self.held
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            states = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **segments).last_hidden_state
-        return self.standardization(states)
+            return self.encoder(input_ids=input_ids, attention_mask=attention_mask, **segments).last_hidden_state
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()

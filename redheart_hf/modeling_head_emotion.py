@@ -48,7 +48,8 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, config: RedHeartConfig):
         super().__init__()
         self.top_k, self.independent = config.num_experts_per_tok, config.router_scores == "sigmoid"
-        self.router = OutputLinear(config.task_size, config.num_experts, bias=False)
+        # No two experts may have the same claim to every text.
+        self.router = OutputLinear(config.task_size, config.num_experts, bias=False, may_be_silent=False)
         self.router_bias = nn.Buffer(torch.zeros(config.num_experts))
         sizes = (config.task_size, config.moe_intermediate_size, config.task_size)
         self.experts = nn.ModuleList(FeedForward(config, *sizes) for _ in range(config.num_experts))
@@ -130,7 +131,8 @@ class RedHeartEmotionHead(nn.Module):
         self.basic_proj = AnswerLinear(task_size, len(BASIC_EMOTIONS))
         self.fine_proj = AnswerLinear(task_size, len(FINE_EMOTIONS))
         self.korean_proj = AnswerLinear(task_size, len(KOREAN_EMOTIONS))
-        self.culture_proj = AnswerLinear(task_size, len(CULTURE))
+        # Nothing goes past the branch it reads: two zeros, one after the other, would never learn.
+        self.culture_proj = AnswerLinear(task_size, len(CULTURE), may_be_silent=False)
         self.vad_mean_proj = AnswerLinear(task_size, len(VAD))
         self.vad_log_variance_proj = AnswerLinear(task_size, len(VAD))
 

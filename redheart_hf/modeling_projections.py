@@ -18,8 +18,13 @@ from .labels import TASKS
 class OutputLinear(nn.Linear):
     """The last layer of a branch: it answers, or is added to what the branch was given.
 
-    It starts small whatever the others start from, so that no answer starts saturated and no branch drowns its input.
+    It starts small whatever the others start from, so that no answer starts saturated and no branch drowns its input;
+    or at zero (`output_initializer_range: 0`), where it `may_be_silent`.
     """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, may_be_silent: bool = True):
+        super().__init__(in_features, out_features, bias)
+        self.may_be_silent = may_be_silent
 
 
 class AnswerLinear(OutputLinear):

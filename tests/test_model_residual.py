@@ -62,6 +62,9 @@ def test_a_silent_start_is_the_encoder_itself_under_linear_answers_of_nothing():
         torch.testing.assert_close(logits.sigmoid(), torch.full_like(logits, probability))
     assert found.emotion.basic_logits.shape[1] == len(BASIC_EMOTIONS)
     assert found.emotion.korean_logits.shape[1] == len(KOREAN_EMOTIONS)
+    # Culture is read from a branch that nothing goes past: of two zeros neither would ever learn.
+    model(INPUT_IDS, labels={"culture": torch.full((5, 3), 0.9)}).loss.backward()
+    assert float(model.emotion_head.culture.projections[-1].weight.grad.abs().sum()) > 0
     router = found.emotion.router_logits
     assert len(router.round(decimals=6).unique()) == router.numel()  # no ties, which would leave the choice to chance
 
@@ -74,6 +77,7 @@ def test_a_silent_start_is_the_encoder_itself_under_linear_answers_of_nothing():
             {"input_residual": True, "text_encoder_config": ENCODER | {"hidden_size": 24}},
             "24 wide, to states 32 wide; set hidden_size to 24, or input_residual to false",
         ),
+        ({"text_encoder_standardize": True, "text_encoder_config": None}, "no text_encoder_config to standardise"),
         ({"output_initializer_range": -0.1}, "output_initializer_range must .* got -0.1"),
     ],
 )

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from transformers import BertConfig
 
 from preprocessing.errors import UserError
 from preprocessing.sources import expand, parse
@@ -111,7 +112,8 @@ def test_every_recipe_can_be_read(recipe: Path):
     if written.get("mixed_precision") == "auto":
         written["mixed_precision"] = native_precision()
     assert {name: getattr(config, name) for name in written} == written
-    changes = preset_config(config.preset, **config.model).to_dict()
+    reads_with = {} if config.text_encoder is None else {"text_encoder_config": BertConfig(hidden_size=384)}
+    changes = preset_config(config.preset, **config.model, **reads_with).to_dict()
     assert {name: changes[name] for name in config.model} == config.model
 
 
@@ -198,8 +200,8 @@ def test_a_wrong_type_is_named_with_its_value(capsys, flag: str, value: str):
         *((name, 0) for name in ("epochs", "max_steps", "batch_size", "gradient_accumulation_steps", "log_steps")),
         *((name, 0) for name in ("eval_steps", "save_steps", "save_total_limit", "bucket_batches", "num_proc")),
         *((name, -1) for name in ("max_steps", "num_workers", "warmup_steps", "seed", "epochs")),
-        *((name, -0.5) for name in ("learning_rate", "answer_learning_rate", "min_learning_rate")),
-        *((name, -0.5) for name in ("weight_decay", "max_grad_norm", "passes.kote", "loss_weights.vad")),
+        *((name, -0.5) for name in ("learning_rate", "answer_learning_rate", "text_encoder_learning_rate")),
+        *((name, -0.5) for name in ("min_learning_rate", "weight_decay", "passes.kote", "loss_weights.vad")),
         *((name, 0) for name in ("learning_rate", "max_grad_norm", "passes.kote", "holdout.kote")),
         *((name, math.nan) for name in ("learning_rate", "weight_decay", "max_grad_norm")),
         *((name, math.inf) for name in ("learning_rate", "weight_decay", "passes.kote", "loss_weights.vad")),

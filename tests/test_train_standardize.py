@@ -47,8 +47,9 @@ def run_in(encoder_dir: Path, rows: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
-    def run(output_dir: Path, **model) -> RedHeartForMultiTask:
-        config = tiny_config(output_dir, text_encoder=str(encoder_dir), max_steps=4)
+    def run(output_dir: Path, start_from: Path | None = None, **model) -> RedHeartForMultiTask:
+        source = {"start_from": str(start_from)} if start_from else {"text_encoder": str(encoder_dir)}
+        config = tiny_config(output_dir, max_steps=4, **source)
         config.train, config.model = [f"scenarios={rows}"], SIZES | {"text_encoder_standardize": True} | model
         train(config)
         return RedHeartForMultiTask.from_pretrained(output_dir / "final").eval()
@@ -85,7 +86,29 @@ def test_a_resumed_run_keeps_what_was_measured_at_its_start(run_in, tmp_path: Pa
     assert {name for name, value in resumed.items() if not torch.equal(value, whole[name])} == set()
 
 
+def test_a_run_that_goes_on_from_another_keeps_its_numbers(run_in, tmp_path: Path):
+    """Measured again, on standardised states of an encoder that has learned since, they would be others."""
+    earlier = run_in(tmp_path / "earlier").model.embeddings.standardization
+    later = run_in(tmp_path / "later", start_from=tmp_path / "earlier" / "final").model.embeddings.standardization
+    assert torch.equal(later.mean, earlier.mean)
+    assert torch.equal(later.spread, earlier.spread)
+    assert earlier.fitted
+
+
+def test_a_run_from_a_model_without_it_is_told_so(run_in, tmp_path: Path):
+    run_in(tmp_path / "earlier", text_encoder_standardize=False)
+    with pytest.raises(UserError, match="was trained without text_encoder_standardize; leave it false"):
+        run_in(tmp_path / "later", start_from=tmp_path / "earlier" / "final")
+
+
+def test_states_that_do_not_differ_are_refused(run_in, encoder_dir: Path, tmp_path: Path):
+    encoder = BertModel.from_pretrained(encoder_dir)
+    encoder.encoder.layer[-1].output.LayerNorm.weight.data.zero_()
+    encoder.save_pretrained(encoder_dir)
+    with pytest.raises(UserError, match="states have a spread of 0.0; is its folder whole"):
+        run_in(tmp_path / "run")
+
+
 def test_it_is_refused_where_no_encoder_reads(tmp_path: Path):
-    config = tiny_config(tmp_path, model={"text_encoder_standardize": True})
-    with pytest.raises(UserError, match="text_encoder_standardize is set, but the model reads without"):
-        config.refuse_idle_settings(checked_config("redheart-tiny", config.model))
+    with pytest.raises(UserError, match="text_encoder_standardize is true, but there is no text_encoder_config"):
+        checked_config("redheart-tiny", {"text_encoder_standardize": True})

@@ -59,6 +59,13 @@ def test_what_was_fitted_to_other_data_stays_behind(folder, tmp_path):
 def test_what_the_weights_do_not_allow_is_refused(folder, tmp_path):
     with pytest.raises(UserError, match="could not be loaded as a Red Heart model"):
         build_model(tiny_config(tmp_path / "run", start_from=str(folder), model={"hidden_size": 64}))
+    for name, value, told in (
+        ("task_residual", True, "trained with task_residual False and would compute something else with True"),
+        ("num_attention_heads", 2, "trained with num_attention_heads 4"),
+        ("initialization", "he", "initialization says how fresh weights start, and here are none"),
+    ):
+        with pytest.raises(UserError, match=told):
+            build_model(tiny_config(tmp_path / "run", start_from=str(folder), model={name: value}))
     with pytest.raises(UserError, match="no model folder at"):
         build_model(tiny_config(tmp_path / "run", start_from=str(folder / "nothing")))
 

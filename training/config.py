@@ -69,7 +69,7 @@ class TrainConfig:
     """Compute activations again in the backward pass instead of keeping them."""
 
     learning_rate: float = 1e-4
-    """Peak rate of AdamW for all but the text encoder."""
+    """Peak rate of AdamW for what has none of its own."""
     text_encoder_learning_rate: float | None = None
     """Peak rate of the text encoder's weights; by default as `learning_rate`."""
     answer_learning_rate: float | None = None

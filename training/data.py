@@ -25,6 +25,7 @@ from redheart_hf.labels import ETHICS_EXPERTS
 from training.config import TrainConfig
 from training.figures import check_measurable
 from training.inference import check_turns
+from training.report import write_json
 
 TERMS_OF_LABEL = {"utility": ["preference", "utility_views"], "regret": ["text_regret", "alternatives_regret"]}
 """Labels that are not learned by the one term of their own name."""
@@ -156,7 +157,6 @@ def prepare_data(
         write_rejected(output_dir / "rejected.jsonl", rejected)
         for reader, records in held_out.items():
             write_records(output_dir / f"holdout_{reader}.jsonl", records)
-        text = json.dumps(report, indent=2, ensure_ascii=False)
-        (output_dir / "data.json").write_text(text + "\n", encoding="utf-8")
-        print(text)
+        write_json(output_dir / "data.json", report)
+        print(json.dumps(report, indent=2, ensure_ascii=False))
     return RunData(dataset, dev, counts, labels_of(all_train), count_emotions(all_train))

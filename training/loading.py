@@ -22,6 +22,17 @@ from redheart_hf import RedHeartConfig, RedHeartForMultiTask
 from training.checkpoint import MANIFEST, verify
 
 MODEL_FILES = ("config.json", "tokenizer_config.json")
+# Fields that change what the weights compute, but neither their names nor their shapes.
+FIXED_BY_WEIGHTS = (
+    "input_residual",
+    "task_residual",
+    "router_scores",
+    "rope_theta",
+    "num_attention_heads",
+    "num_task_attention_heads",
+    "num_analyzer_heads",
+)
+STARTS = ("initialization", "initializer_range", "output_initializer_range")
 LOADING_ERRORS = (
     OSError,
     ValueError,
@@ -57,7 +68,9 @@ def load_model(
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
         if kind != "redheart":
             raise UserError(f"{folder} holds a model of type {kind!r}, not redheart")
-        config = RedHeartConfig(**RedHeartConfig.from_pretrained(folder).to_dict() | dict(changes or {}))
+        saved = RedHeartConfig.from_pretrained(folder).to_dict()
+        refuse_other_computation(saved, changes or {})
+        config = RedHeartConfig(**saved | dict(changes or {}))
         model, report = RedHeartForMultiTask.from_pretrained(
             folder, config=config, new_modules=new_modules, dtype=torch.float32, output_loading_info=True
         )
@@ -74,6 +87,19 @@ def load_model(
             f"no room for, the first is {surplus[0]}; leave sizes and layers as they were saved"
         )
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def refuse_other_computation(saved: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    for name in FIXED_BY_WEIGHTS:
+        if name in changes and changes[name] != saved[name]:
+            raise ValueError(
+                f"its weights were trained with {name} {saved[name]} and would compute something else with "
+                f"{changes[name]}; leave {name} out"
+            )
+    fresh = set(changes.get("modules", ())) - set(saved["modules"])
+    for name in STARTS:
+        if name in changes and changes[name] != saved[name] and not fresh:
+            raise ValueError(f"{name} says how fresh weights start, and here are none; leave it out")
 
 
 def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:

@@ -217,12 +217,13 @@ class TrainLoop:
         return norm
 
     def set_learning_rates(self) -> float:
-        """Each parameter group's rate for this step; gives back the highest."""
+        """Each parameter group's rate for this step; gives back that of a group without one of its own."""
         config = self.config
+        least, warmup = config.min_learning_rate, config.warmup_steps
         for group in self.optimizer.param_groups:
             step, steps = self.step - group["start"], self.total_steps - group["start"]
-            group["lr"] = learning_rate_at(step, group["peak"], config.min_learning_rate, config.warmup_steps, steps)
-        return max(group["lr"] for group in self.optimizer.param_groups)
+            group["lr"] = learning_rate_at(step, group["peak"], least, warmup, steps)
+        return learning_rate_at(self.step, config.learning_rate, least, warmup, self.total_steps)
 
     def move_weights(self, group: list[Batch]) -> None:
         """The optimizer's step, unless fp16's scaler finds gradients that overflow and leaves it out."""

@@ -9,36 +9,55 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from preprocessing.errors import UserError
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.modeling_embeddings import Standardization, TextEncoder
 from training.batch_plan import BatchPlan
-from training.collator import Collator
+from training.collator import Collator, to_device
 from training.config import TrainConfig
 
 ROWS = 512
 
 
+def wants_standardization(model: RedHeartForMultiTask) -> bool:
+    """Whether the config asks for it and no run before has measured it."""
+    standardization = getattr(model.model.embeddings, "standardization", None)
+    return isinstance(standardization, Standardization) and not standardization.fitted
+
+
 @torch.inference_mode()
 def fit_standardization(
-    model: RedHeartForMultiTask, dataset: Dataset, collator: Collator, config: TrainConfig, progress: bool = True
+    model: RedHeartForMultiTask,
+    dataset: Dataset,
+    collator: Collator,
+    config: TrainConfig,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
 ) -> None:
-    """Over the tokens of the first 512 rows that the run will read, so that readers count as they do in the run."""
-    encoder = model.model.embeddings
-    assert isinstance(encoder, TextEncoder)
-    standardization = encoder.standardization
-    assert isinstance(standardization, Standardization)
-    plan = BatchPlan(dataset["length"], dataset["reader"], config.batch_size, config.seed, config.passes)
+    """Over the tokens of 512 rows, drawn as the run draws them, so that readers count as they do in it.
+
+    Moves the text encoder to `device`. Raises UserError when its states do not differ, or are not finite.
+    """
+    reader = model.model.embeddings.to(device)
+    assert isinstance(reader, TextEncoder)
+    assert isinstance(reader.standardization, Standardization)
+    plan = BatchPlan(
+        dataset["length"], dataset["reader"], config.batch_size, config.seed, config.passes, pool_batches=1
+    )
     steps = min(-(-ROWS // config.batch_size), plan.first_step(1))
     count, total, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    learning = encoder.training
-    encoder.eval()
+    learning = reader.training
+    reader.eval()
     for step in tqdm(range(steps), desc="measure the text encoder", unit="batch", leave=False, disable=not progress):
         (rows,) = plan.step(step)
-        batch = collator([dataset[row] for row in rows])
-        inputs = [batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch]
-        states_ND = encoder(*inputs)[batch["attention_mask"].bool()].double()
+        batch = to_device(collator([dataset[row] for row in rows]), torch.device(device))
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+        states_ND = reader.read(**inputs)[batch["attention_mask"].bool()].double().cpu()
         count, total = count + len(states_ND), total + states_ND.sum(dim=0)
         squares = squares + states_ND.square().sum(dim=0)
+    reader.train(learning)
     mean = total / count
-    standardization.fit(mean, (squares / count - mean.square()).mean().sqrt())
-    encoder.train(learning)
+    try:
+        reader.standardization.fit(mean, (squares / count - mean.square()).mean().clamp(min=0).sqrt())
+    except ValueError as error:
+        raise UserError(str(error)) from error

@@ -43,7 +43,7 @@ from training.report import figures_table  # noqa: E402
 from training.run_facts import check_memory  # noqa: E402
 from training.run_log import seconds_logged  # noqa: E402
 from training.run_state import load_run, read_state  # noqa: E402
-from training.standardize import fit_standardization  # noqa: E402
+from training.standardize import fit_standardization, wants_standardization  # noqa: E402
 
 
 def main() -> None:
@@ -70,8 +70,8 @@ def train(config: TrainConfig) -> None:
     if config.class_balance is not None:
         model.config.label_weights = label_weights(data.emotion_counts, config.class_balance)
     collator = Collator(tokenizer)
-    if model.config.text_encoder_standardize and config.start_from is None and checkpoint is None:
-        fit_standardization(model, data.train, collator, config, progress=accelerator.is_main_process)
+    if wants_standardization(model) and checkpoint is None:
+        fit_standardization(model, data.train, collator, config, accelerator.device, accelerator.is_main_process)
 
     evaluated: dict[int, Evaluation] = {}
 
