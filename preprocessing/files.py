@@ -27,7 +27,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     # A link stays a link: what it points at is replaced.
     path = Path(os.path.realpath(path))
     # Always the same, so that what a kill leaves is gone with the next write; short, as the file's name may not be.
-    partial = path.parent / f".partial-{hashlib.sha256(path.name.encode()).hexdigest()[:16]}"
+    partial = path.parent / f".partial-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}"
     try:
         _write(partial, lines)
         with partial.open("rb") as file:

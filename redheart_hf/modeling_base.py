@@ -46,8 +46,8 @@ class RedHeartPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         # What answers, or is added to a residual path, starts small in all: He's numbers would begin in the flat part
-        # of tanh and sigmoid, and drown what they are added to. real_text recipes start it at zero: a fresh stack is
-        # then a linear layer on a pretrained encoder.
+        # of tanh and sigmoid, and drown what they are added to. real_text recipes start it at zero: what is fresh
+        # then adds nothing to a pretrained encoder until it has learned to.
         output_range = self.config.output_initializer_range
         if isinstance(module, OutputLinear):
             if output_range is not None and module.may_be_silent:

@@ -90,13 +90,15 @@ def load_model(
 
 
 def refuse_other_computation(saved: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    """Raises ValueError for a change under which trained weights answer otherwise, or which would do nothing."""
     for name in FIXED_BY_WEIGHTS:
         if name in changes and changes[name] != saved[name]:
             raise ValueError(
                 f"its weights were trained with {name} {saved[name]} and would compute something else with "
                 f"{changes[name]}; leave {name} out"
             )
-    fresh = set(changes.get("modules", ())) - set(saved["modules"])
+    modules = RedHeartConfig(modules=changes.get("modules", saved["modules"])).modules  # a mode becomes a list
+    fresh = set(modules) - set(saved["modules"])
     for name in STARTS:
         if name in changes and changes[name] != saved[name] and not fresh:
             raise ValueError(f"{name} says how fresh weights start, and here are none; leave it out")
