@@ -89,6 +89,8 @@ class RedHeartConfig(PreTrainedConfig):
     """Width C of the vector that each task works on."""
     task_residual: bool = False
     """Whether the pooled states go past each task's projection too; `task_size` must then be `hidden_size`."""
+    answer_residual: bool = False
+    """Whether ethics, regret and SURD answers are linear in what they read, their hidden layers adding to that."""
     task_projection_size: int = 640
     task_specialization_size: int = 480
     task_attention_size: int = 480

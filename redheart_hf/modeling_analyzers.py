@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_redheart import RedHeartConfig
 from .labels import BASIC_EMOTIONS, CIRCUMSTANCES, ETHICS_EXPERTS, SURD_TERMS, TASKS, VAD, VIEWS
+from .modeling_projections import AnswerLinear
 
 
 class QueryAttention(nn.Module):
@@ -100,7 +101,7 @@ class Analyzer(nn.Module):
         self.context_norm = nn.LayerNorm(context_size, eps=config.layer_norm_eps)
         self.layers = nn.ModuleList(AnalyzerLayer(config, context_size, width) for _ in range(num_layers))
         self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.answer = nn.Linear(size, num_answers)
+        self.answer = AnswerLinear(size, num_answers)
 
     def init_own_weights(self, deviation: float) -> None:
         init.normal_(self.queries, std=deviation)

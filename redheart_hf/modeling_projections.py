@@ -35,13 +35,17 @@ class FeedForward(nn.Module):
     """norm, up, GELU, (more layers), down: the multi-layer perceptron all heads are made of.
 
     `sizes` are the widths from input to output; the first is normalised, the last left linear. It is a branch with a
-    small output, or `answers` itself, or `passes_on`: then all that follows hears nothing but it.
+    small output, or `answers` itself, or `passes_on`: then all that follows hears nothing but it. With
+    `answer_residual` one that answers has a linear answer beside its hidden layers, which then are a branch.
     """
 
     def __init__(self, config: RedHeartConfig, *sizes: int, passes_on: bool = False, answers: bool = False):
         super().__init__()
         self.norm = nn.LayerNorm(sizes[0], eps=config.layer_norm_eps)
-        last = nn.Linear if passes_on else AnswerLinear if answers else OutputLinear
+        # CODEPATH: real_text recipes answer from a pretrained encoder's states; redheart-* presets start from nothing.
+        beside = answers and config.answer_residual and len(sizes) > 2
+        self.linear = AnswerLinear(sizes[0], sizes[-1]) if beside else None
+        last = nn.Linear if passes_on else AnswerLinear if answers and not beside else OutputLinear
         kinds = [nn.Linear] * (len(sizes) - 2) + [last]
         self.projections = nn.ModuleList(
             kind(size_in, size_out) for kind, size_in, size_out in zip(kinds, sizes, sizes[1:], strict=False)
@@ -49,10 +53,11 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        states = self.norm(states)
+        normed = states = self.norm(states)
         for projection in self.projections[:-1]:
             states = self.dropout(F.gelu(projection(states)))
-        return self.projections[-1](states)
+        answer = self.projections[-1](states)
+        return answer if self.linear is None else answer + self.linear(normed)
 
 
 class AttentionPooling(nn.Module):

@@ -11,7 +11,8 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch.nn import functional as F
 
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask, preset_config
-from redheart_hf.labels import BASIC_EMOTIONS, KOREAN_EMOTIONS
+from redheart_hf.labels import BASIC_EMOTIONS, ETHICS_EXPERTS, KOREAN_EMOTIONS, TASKS, VIEWS
+from redheart_hf.modeling_projections import AnswerLinear
 
 HIDDEN = 32
 INPUT_IDS = torch.arange(35).reshape(5, 7)
@@ -67,6 +68,32 @@ def test_a_silent_start_is_the_encoder_itself_under_linear_answers_of_nothing():
     assert float(model.emotion_head.culture.projections[-1].weight.grad.abs().sum()) > 0
     router = found.emotion.router_logits
     assert len(router.round(decimals=6).unique()) == router.numel()  # no ties, which would leave the choice to chance
+
+
+def test_ethics_and_regret_answer_linearly_until_their_hidden_layers_have_learned():
+    """Written out: each answer is W norm(task vector) + b, though every expert has a hidden layer."""
+    silent = {"task_residual": True, "output_initializer_range": 0.0}
+    model = fresh(answer_residual=True, **silent)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, AnswerLinear):
+                torch.nn.init.normal_(layer.weight)
+                torch.nn.init.normal_(layer.bias)
+        found = model(INPUT_IDS)
+        normed = {name: F.layer_norm(found.task_states[:, TASKS.index(name)], (HIDDEN,)) for name in TASKS}
+        weights = dict(model.named_parameters())
+        for name in ("deontology", "justice", "virtue"):
+            answer = f"ethics_head.experts.{name}.linear"
+            written = normed["ethics"] @ weights[f"{answer}.weight"].T + weights[f"{answer}.bias"]
+            of_expert = found.ethics.acceptability_logits[:, ETHICS_EXPERTS.index(name)]
+            torch.testing.assert_close(of_expert, written[:, 0], atol=1e-4, rtol=1e-4)
+        answer = "regret_head.views.neutral.linear"
+        written = normed["regret"] @ weights[f"{answer}.weight"].T + weights[f"{answer}.bias"]
+        neutral = found.regret.text_regret[:, VIEWS.index("neutral")]
+        torch.testing.assert_close(neutral, F.softplus(written[:, 0]), atol=1e-4, rtol=1e-4)
+    without = {name for name in fresh(**silent).state_dict() if ".linear." in name}
+    assert not without, "folders trained before have no such layers"
 
 
 @pytest.mark.parametrize(

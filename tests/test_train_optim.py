@@ -94,6 +94,9 @@ def test_the_text_encoder_has_a_rate_of_its_own(model_on_bert):
 def test_the_last_layers_of_the_heads_have_a_rate_of_their_own(model_on_bert):
     groups = groups_of(model_on_bert, learning_rate=1e-4, answer_learning_rate=1e-3)
     fast = {name for name in groups if groups[name]["peak"] == 1e-3}
+    numbers = {"ethics_head.acceptance", "ethics_head.log_preference_scale"}  # of utility: acceptance, preference
+    assert numbers < fast
+    fast -= numbers
     answers = {name.removesuffix(".weight") for name in fast if name.endswith(".weight")}
     assert fast == {f"{name}.{part}" for name in answers for part in ("weight", "bias")}
     heads = {name.split(".")[0] for name in answers}

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from redheart_hf.losses import ROUTER_TERM, TERMS
+from redheart_hf.modeling_head_ethics import RedHeartEthicsHead
 from redheart_hf.modeling_projections import AnswerLinear
 from training.config import TrainConfig
 
@@ -33,14 +34,15 @@ def learning_rate_at(step: int, peak: float, minimum: float, warmup_steps: int, 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """Fused AdamW; matrices decay, vectors do not; the text encoder and the answers have peak rates of their own.
 
+    Answers are AnswerLinear layers, and the ethics head's own numbers: how utility becomes acceptance and preference.
     Each group keeps its peak rate under `peak` and the step it begins with under `start`. Raises RuntimeError when
     nothing can be trained.
     """
     answers = {
         f"{name}.{inner}"
         for name, module in model.named_modules()
-        if isinstance(module, AnswerLinear) and config.answer_learning_rate
-        for inner, _ in module.named_parameters()
+        if isinstance(module, (AnswerLinear, RedHeartEthicsHead)) and config.answer_learning_rate
+        for inner, _ in module.named_parameters(recurse=False)
     }
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
