@@ -66,19 +66,12 @@ def write_folder(target: Path, write: Callable[[Path], None], facts: dict[str, A
     retired = target.parent / f".{target.name}.old"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if retired.exists() and not target.exists():  # a kill came between the two renames below
+        if retired.exists() and not target.exists():  # a kill came between the two renames of `put_in_place`
             retired.rename(target)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         write(staging)
-        files = sorted(path for path in staging.rglob("*") if path.is_file())
-        manifest = {"facts": facts or {}, "files": {str(p.relative_to(staging)): file_digest(p) for p in files}}
-        (staging / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        readable = (staging / MANIFEST).stat().st_mode  # safetensors writes for the owner alone, unlike all others
-        for path in files:
-            path.chmod(readable)
-        for path in [*files, staging / MANIFEST, staging]:
-            flush_to_disk(path)
+        seal(staging, facts or {})
     except Exception as error:
         shutil.rmtree(staging, ignore_errors=True)
         # Tokenizers reports a full disk as a plain Exception that ends in "(os error 28)".
@@ -88,6 +81,23 @@ def write_folder(target: Path, write: Callable[[Path], None], facts: dict[str, A
             f"could not save {target}: {error} ({free_mib(target.parent)} MiB are free there). What was saved before "
             "is untouched; make room or name another output_dir, and start again to go on from it"
         ) from error
+    put_in_place(staging, target, retired)
+
+
+def seal(folder: Path, facts: dict[str, Any]) -> None:
+    """Write the manifest of what is in `folder`, and have all of it on the disk."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest = {"facts": facts, "files": {str(path.relative_to(folder)): file_digest(path) for path in files}}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    readable = (folder / MANIFEST).stat().st_mode  # safetensors writes for the owner alone, unlike all others
+    for path in files:
+        path.chmod(readable)
+    for path in [*files, folder / MANIFEST, folder]:
+        flush_to_disk(path)
+
+
+def put_in_place(staging: Path, target: Path, retired: Path) -> None:
+    """Let `staging` become `target`; what was there goes, by way of `retired` where it cannot go in one act."""
     if target.exists() and exchange(staging, target):
         flush_to_disk(target.parent)
         shutil.rmtree(staging, ignore_errors=True)

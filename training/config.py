@@ -22,6 +22,27 @@ from training.run_facts import native_precision
 # Fields that may differ when a run goes on: they change what is written and when, never the weights.
 FREE_ON_RESUME = {"output_dir", "log_steps", "save_steps", "save_total_limit", "resume", "num_workers", "num_proc"}
 
+LEAST = {
+    "epochs": 1,
+    "max_steps": 1,
+    "batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "bucket_batches": 1,
+    "warmup_steps": 0,
+    "text_encoder_start": 0,
+    "memory_refresh_steps": 0,
+    "min_learning_rate": 0,
+    "weight_decay": 0,
+    "log_steps": 1,
+    "eval_steps": 1,
+    "save_steps": 1,
+    "save_total_limit": 1,
+    "num_proc": 1,
+    "num_workers": 0,
+    "seed": 0,
+}
+POSITIVE = ("learning_rate", "text_encoder_learning_rate", "answer_learning_rate", "max_grad_norm")
+
 
 @dataclass(kw_only=True)
 class TrainConfig:
@@ -120,34 +141,34 @@ class TrainConfig:
     def __post_init__(self):
         if self.mixed_precision == "auto":
             self.mixed_precision = native_precision()
-        least = {"epochs": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "bucket_batches": 1, "log_steps": 1}
-        least |= {
-            "save_steps": 1,
-            "save_total_limit": 1,
-            "num_proc": 1,
-            "num_workers": 0,
-            "warmup_steps": 0,
-            "text_encoder_start": 0,
-            "memory_refresh_steps": 0,
-            "seed": 0,
-        }
-        least |= {"max_steps": 1, "eval_steps": 1, "min_learning_rate": 0, "weight_decay": 0}
-        for name, minimum in least.items():
+        self.check_numbers()
+        self.check_balance()
+        self.check_rows()
+        self.check_loss_weights()
+
+    def check_numbers(self) -> None:
+        for name, least in LEAST.items():
             value = getattr(self, name)
-            if value is not None and not minimum <= value < math.inf:
-                raise UserError(f"{name} must be a number of at least {minimum}, got {value}")
-        if self.seed >= 2**32:
-            raise UserError(f"seed must lie below 2^32 = {2**32}, as NumPy wants it, got {self.seed}")
-        for name in ("learning_rate", "text_encoder_learning_rate", "answer_learning_rate", "max_grad_norm"):
+            if value is not None and not least <= value < math.inf:
+                raise UserError(f"{name} must be a number of at least {least}, got {value}")
+        for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"{name} must be positive and finite, got {value}")
+        if self.seed >= 2**32:
+            raise UserError(f"seed must lie below 2^32 = {2**32}, as NumPy wants it, got {self.seed}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas must lie in [0, 1), got {self.betas}")
+
+    def check_balance(self) -> None:
         if self.class_balance is not None and not 0 <= self.class_balance < 1:
             raise UserError(f"class_balance must lie in [0, 1), got {self.class_balance}")
         if self.class_balance is not None and self.model.get("label_weights"):
             raise UserError("class_balance and model.label_weights both weigh the labels; give one of them")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(f"betas must lie in [0, 1), got {self.betas}")
+
+    def check_rows(self) -> None:
+        if not self.train:
+            raise UserError("train names no source; give at least one READER=PATH")
         for reader, passes in self.passes.items():
             listed = as_list(passes)
             if not (listed and min(listed) >= 0 and 0 < max(listed) < math.inf):
@@ -157,13 +178,13 @@ class TrainConfig:
         for reader, rows in self.holdout.items():
             if rows < 1:
                 raise UserError(f"holdout of {reader} must be at least 1 row, got {rows}")
+
+    def check_loss_weights(self) -> None:
         if unknown := sorted(set(self.loss_weights) - set(TERMS)):
             raise UserError(f"loss_weights names unknown terms {unknown}; known: {', '.join(TERMS)}")
         for term, factor in self.loss_weights.items():
             if not 0 <= factor < math.inf:
                 raise UserError(f"loss_weights of {term} must be finite and not negative, got {factor}")
-        if not self.train:
-            raise UserError("train names no source; give at least one READER=PATH")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"betas": list(self.betas)}

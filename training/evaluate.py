@@ -35,7 +35,7 @@ from preprocessing.files import check_output
 from preprocessing.overlap import half_of
 from preprocessing.readers import files_of, parse_source, read
 from preprocessing.records import Record, by_reader
-from preprocessing.sources import refuse_repeated
+from preprocessing.sources import Source, refuse_repeated
 from redheart_hf import RedHeartForMultiTask
 from training.figures import THRESHOLD_READERS, Thresholds, labels_of, measure
 from training.inference import Predictions, predict_records
@@ -171,6 +171,17 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+def read_all(sources: list[Source]) -> tuple[dict[str, list[Record]], Counter[str]]:
+    """Records by the reader that was asked for, and how many rows of each were set aside."""
+    records: dict[str, list[Record]] = {}
+    rejected: Counter[str] = Counter()
+    for source in sources:
+        result = read(source)
+        records.setdefault(source.reader, []).extend(result.records)
+        rejected[source.reader] += len(result.rejected)
+    return records, rejected
+
+
 def main() -> None:
     arguments = parse_arguments()
     sources = [parse_source(argument) for argument in arguments.data]
@@ -179,18 +190,9 @@ def main() -> None:
         read_files = [file for source in sources for file in files_of(source)]
         check_output("--output", arguments.output, [arguments.model, *read_files])
     model, tokenizer = load_model(arguments.model)
-    records: dict[str, list[Record]] = {}
-    rejected: Counter[str] = Counter()
-    for source in sources:
-        result = read(source)
-        records.setdefault(source.reader, []).extend(result.records)
-        rejected[source.reader] += len(result.rejected)
+    records, rejected = read_all(sources)
     predicted = predict_by_reader(
-        model,
-        tokenizer,
-        records,
-        batch_size=arguments.batch_size,
-        mixed_precision=arguments.mixed_precision,
+        model, tokenizer, records, batch_size=arguments.batch_size, mixed_precision=arguments.mixed_precision
     )
     thresholds, half = model.config.thresholds, arguments.half
     if arguments.choose_thresholds:

@@ -64,14 +64,10 @@ def explain(
     readings = [read(model.config, tokenizer, prediction["text"], action, model.device) for action in (None, deed)]
     outputs = [output_for(model, reading) for reading in readings]
     of = ("the text", "the text" if chosen is None else f"action {chosen}")
+    of_target = of[wanted.of_deed]
     result = {
         "text": prediction["text"],
-        "target": {
-            "name": wanted.full_name,
-            "taken_because": reason,
-            "scale": wanted.scale,
-            "of": of[wanted.of_deed],
-        },
+        "target": {"name": wanted.full_name, "taken_because": reason, "scale": wanted.scale, "of": of_target},
         "attribution": describe_attribution(model, readings[wanted.of_deed], outputs[wanted.of_deed], wanted),
     }
     mixture = model.emotion_head.mixture

@@ -48,7 +48,7 @@ def answers(model: RedHeartForMultiTask, tokenizer: PreTrainedTokenizerBase) -> 
     return torch.cat([part.float().flatten() for part in parts])
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder of the model to grow")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; it must not exist")
@@ -67,13 +67,23 @@ def main() -> None:
         raise UserError(f"--noise must be a number of at least 0, got {arguments.noise}")
     if not 0 <= arguments.seed < 2**63:
         raise UserError(f"--seed must lie in 0..2^63 - 1, got {arguments.seed}")
-    model, tokenizer = load_model(arguments.model)
+    return arguments
+
+
+def check_growth(model: RedHeartForMultiTask, arguments: argparse.Namespace) -> None:
+    """Raises UserError when what was asked for cannot be built, or not in this machine's memory."""
     if arguments.depth > 1 and not len(model.model.blocks):
         raise UserError(f"{arguments.model} has no block to put others behind; --depth cannot grow it")
     try:
         check_memory(grown_config(model.config, arguments.width, arguments.depth))
     except StrictDataclassError as error:
         raise UserError(f"{arguments.model} cannot grow so: {error.__cause__ or error}; try --depth alone") from error
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    model, tokenizer = load_model(arguments.model)
+    check_growth(model, arguments)
     grown = grow(model.cpu(), arguments.width, arguments.depth, arguments.noise, arguments.seed)
     asked = copy.deepcopy(tokenizer)  # a tokenizer that has cut once keeps the length in what it saves
     distance = float((answers(grown, asked) - answers(model, asked)).abs().max())
