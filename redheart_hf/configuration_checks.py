@@ -1,4 +1,4 @@
-"""What a RedHeartConfig checks besides types: ranges of numbers, and lists with a number for each label.
+"""What a RedHeartConfig checks besides types: sizes that fit, ranges of numbers, a number for each label.
 
 In    fields of a config.
 Out   nothing, or a ValueError that names the field and its value.
@@ -7,7 +7,7 @@ Run   through `RedHeartConfig(...)`.
 
 from typing import Any
 
-from .labels import BASIC_EMOTIONS, FINE_EMOTIONS, KOREAN_EMOTIONS, VAD
+from .labels import BASIC_EMOTIONS, CIRCUMSTANCES, FINE_EMOTIONS, KOREAN_EMOTIONS, MODULES, MODULES_OF_MODE, VAD
 
 LABELS_OF_FIELD = {
     "basic_emotions": len(BASIC_EMOTIONS),
@@ -34,6 +34,60 @@ NUMBERS_FROM_ZERO = (
 )
 
 
+def check_config(config: Any) -> None:
+    """Raises ValueError, with the values, for a config of which no network can be built."""
+    check_sizes(config)
+    check_heads(config)
+    check_numbers(config)
+    check_modules(config.modules)
+    check_residuals(config)
+    check_calibration(config.calibration or {})
+    check_of_labels("label_weights", config.label_weights or {}, highest=float("inf"))
+    check_of_labels("thresholds", config.thresholds or {}, highest=1.0)
+
+
+def check_sizes(config: Any) -> None:
+    """Widths, ranks, lengths and numbers of things are positive."""
+    for name in type(config).__dataclass_fields__:
+        if name.endswith(("_size", "_sizes", "_rank", "_length", "_slots", "num_filters")):
+            value = getattr(config, name)
+            if min(value if isinstance(value, list) else [value], default=1) < 1:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+
+def check_heads(config: Any) -> None:
+    """Widths that heads share among them, and experts among whom some are chosen."""
+    check_multiple(config, "hidden_size", "num_attention_heads")
+    check_multiple(config, "task_attention_size", "num_task_attention_heads")
+    check_multiple(config, "analyzer_size", "num_analyzer_heads")
+    if config.hidden_size // config.num_attention_heads % 2:
+        raise ValueError(
+            f"hidden_size {config.hidden_size} over num_attention_heads {config.num_attention_heads} must be even: "
+            "rotary positions turn pairs of values"
+        )
+    chosen, experts = config.num_experts_per_tok, config.num_experts
+    if not 1 <= chosen <= experts:
+        raise ValueError(f"num_experts_per_tok must lie in 1..num_experts ({experts}), got {chosen}")
+
+
+def check_multiple(config: Any, name: str, of_name: str) -> None:
+    value, of = getattr(config, name), getattr(config, of_name)
+    if of <= 0 or value % of:
+        raise ValueError(f"{name} must be a positive multiple of {of_name}, got {value} and {of}")
+
+
+def check_modules(modules: list[str] | str) -> None:
+    if isinstance(modules, str):
+        raise ValueError(f"modules is {modules!r}: give a list, or a mode of {', '.join(MODULES_OF_MODE)}")
+    for name in modules:
+        if name not in MODULES:
+            raise ValueError(f"modules has no {name!r}; known: {', '.join(MODULES)}")
+        if modules.count(name) > 1:
+            raise ValueError(f"modules names {name!r} {modules.count(name)} times: {modules}")
+    if "surd_analyzer" in modules and "surd_head" not in modules:
+        raise ValueError(f"surd_analyzer corrects the surd_head, which is not among the modules {modules}")
+
+
 def check_numbers(config: Any) -> None:
     for name in POSITIVE_NUMBERS + NUMBERS_FROM_ZERO:
         value = getattr(config, name)
@@ -42,6 +96,12 @@ def check_numbers(config: Any) -> None:
         if not 0 <= value < float("inf") or (value == 0 and name in POSITIVE_NUMBERS):
             least = "positive" if name in POSITIVE_NUMBERS else "at least 0"
             raise ValueError(f"{name} must be {least} and finite, got {value}")
+    for name in ("hidden_dropout", "attention_dropout"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} must lie in [0, 1), got {getattr(config, name)}")
+    weights = config.circumstance_weights
+    if len(weights) != len(CIRCUMSTANCES) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+        raise ValueError(f"circumstance_weights must be {len(CIRCUMSTANCES)} numbers >= 0 of sum 1, got {weights}")
     if 0 < config.focal_gamma < 1:
         raise ValueError(f"focal_gamma must be 0 or at least 1, got {config.focal_gamma}: below, slopes are endless")
 
@@ -84,8 +144,3 @@ def check_calibration(calibration: dict[str, list[list[float]]]) -> None:
             raise ValueError(
                 f"calibration[{name!r}] must be {rows} lists of {columns}, the first number positive, got {values}"
             )
-
-
-def check_multiple(name: str, value: int, of_name: str, of: int) -> None:
-    if value <= 0 or of <= 0 or value % of:
-        raise ValueError(f"{name} must be a positive multiple of {of_name}, got {value} and {of}")

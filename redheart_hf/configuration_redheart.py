@@ -13,8 +13,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_checks import check_calibration, check_multiple, check_numbers, check_of_labels, check_residuals
-from .labels import CIRCUMSTANCES, MODULES, MODULES_OF_MODE
+from .configuration_checks import check_config
+from .labels import MODULES, MODULES_OF_MODE
 
 # Keys that Transformers itself writes into a config.json or passes to a constructor; all others must be fields.
 TRANSFORMERS_KEYS = {
@@ -177,11 +177,13 @@ class RedHeartConfig(PreTrainedConfig):
             self.modules = list(MODULES_OF_MODE[self.modules])
         self.auto_map = dict(AUTO_MAP)
         super().__post_init__(**kwargs)
+        check_config(self)  # here too: a validator's ValueError would be raised as another error, which is none
 
     def with_modules(self, modules: list[str] | str) -> "RedHeartConfig":
-        """This config with only these of its modules, or those that a mode (see `labels.MODULES_OF_MODE`) needs.
+        """This config with only these of its modules, or with those of its modules that a mode uses.
 
-        Raises ValueError for a mode or module that does not exist, and for a module that this config has not.
+        Modes are the keys of `labels.MODULES_OF_MODE`; what a mode would use but this config has not is no error.
+        Raises ValueError for a mode or module that does not exist, and for a module named that this config has not.
         """
         if isinstance(modules, str):
             if modules not in MODULES_OF_MODE:
@@ -195,53 +197,5 @@ class RedHeartConfig(PreTrainedConfig):
         return type(self)(**self.to_dict() | {"modules": list(modules)})
 
     def validate_architecture(self):
-        """Raises ValueError with the offending values when parts of the network could not be joined."""
-        check_multiple("hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads)
-        check_multiple(
-            "task_attention_size", self.task_attention_size, "num_task_attention_heads", self.num_task_attention_heads
-        )
-        check_multiple("analyzer_size", self.analyzer_size, "num_analyzer_heads", self.num_analyzer_heads)
-        if self.hidden_size // self.num_attention_heads % 2:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} over num_attention_heads {self.num_attention_heads} must be even: "
-                "rotary positions turn pairs of values"
-            )
-        if not 1 <= self.num_experts_per_tok <= self.num_experts:
-            raise ValueError(
-                f"num_experts_per_tok must lie in 1..num_experts ({self.num_experts}), got {self.num_experts_per_tok}"
-            )
-        for name in ("hidden_dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        if isinstance(self.modules, str):
-            raise ValueError(f"modules is {self.modules!r}: give a list, or a mode of {', '.join(MODULES_OF_MODE)}")
-        for name in self.modules:
-            if name not in MODULES:
-                raise ValueError(f"modules has no {name!r}; known: {', '.join(MODULES)}")
-        if "surd_analyzer" in self.modules and "surd_head" not in self.modules:
-            raise ValueError(f"surd_analyzer corrects the surd_head, which is not among the modules {self.modules}")
-        check_residuals(self)
-        weights = self.circumstance_weights
-        if len(weights) != len(CIRCUMSTANCES) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
-            raise ValueError(f"circumstance_weights must be {len(CIRCUMSTANCES)} numbers >= 0 of sum 1, got {weights}")
-
-    def validate_sizes(self):
-        """Raises ValueError when a width, a rank, a length or a number of things is not positive."""
-        for name in type(self).__dataclass_fields__:
-            if name.endswith(("_size", "_sizes", "_rank", "_length", "_slots", "num_filters")):
-                value = getattr(self, name)
-                if min(value if isinstance(value, list) else [value], default=1) < 1:
-                    raise ValueError(f"{name} must be positive, got {value}")
-
-    def validate_numbers(self):
-        """Raises ValueError when a factor or a scale is negative, endless, or zero where that has no meaning."""
-        check_numbers(self)
-
-    def validate_calibration(self):
-        """Raises ValueError when `calibration` names an unknown field, or its numbers are not those of its labels."""
-        check_calibration(self.calibration or {})
-
-    def validate_labels(self):
-        """Raises ValueError when `label_weights` or `thresholds` name an unknown field or have the wrong numbers."""
-        check_of_labels("label_weights", self.label_weights or {}, highest=float("inf"))
-        check_of_labels("thresholds", self.thresholds or {}, highest=1.0)
+        """Raises ValueError with the values when the network could not be built; Transformers asks again on saving."""
+        check_config(self)

@@ -25,6 +25,29 @@ def regret_of(missed_utility: torch.Tensor, aversion: float) -> torch.Tensor:
     return missed_utility + aversion * missed_utility**3
 
 
+def check_alternatives(alternatives_GA: torch.Tensor, chosen_G: torch.Tensor | None, num_rows: int) -> None:
+    """Raises ValueError, with the values, unless rows are of this batch and every choice is one of its group."""
+    groups, actions = alternatives_GA.shape
+    if chosen_G is None or chosen_G.shape != (groups,):
+        given = "without `chosen`" if chosen_G is None else f"with `chosen` of shape {tuple(chosen_G.shape)}"
+        raise ValueError(
+            f"alternatives of shape {groups, actions} came {given}: give, for each of the {groups} groups, the "
+            "position of the action that was taken"
+        )
+    strange = alternatives_GA[(alternatives_GA < -1) | (alternatives_GA >= num_rows)]
+    if len(strange):
+        raise ValueError(
+            f"alternatives names row {int(strange[0])}; rows are 0..{num_rows - 1}, -1 where there is none"
+        )
+    taken_G = alternatives_GA.gather(1, chosen_G.clamp(0, actions - 1)[:, None]).squeeze(1)
+    nothing_G = (chosen_G < 0) | (chosen_G >= actions) | (taken_G < 0)
+    for group in nothing_G.nonzero().flatten().tolist():
+        raise ValueError(
+            f"chosen is {int(chosen_G[group])} in group {group}, whose alternatives are "
+            f"{alternatives_GA[group].tolist()}: no action stands there"
+        )
+
+
 class RedHeartRegretHead(nn.Module):
     """Trunk and one expert per view, which gives that view's regret from the text and its distance from the median."""
 
@@ -70,11 +93,6 @@ class RedHeartRegretHead(nn.Module):
 
     def compare(self, utility_views_B3, alternatives, chosen) -> tuple[torch.Tensor, torch.Tensor]:
         """Regret (G, 3) of the chosen actions, and the best action's position (G,) in the neutral view."""
-        if chosen is None:
-            raise ValueError(
-                f"alternatives of shape {tuple(alternatives.shape)} came without `chosen`: give, for each of the "
-                f"{alternatives.shape[0]} groups, the position of the action that was taken"
-            )
         utility_GA3 = utility_views_B3[alternatives.clamp(min=0)]
         absent_GA1 = (alternatives < 0)[..., None]
         utility_GA3 = utility_GA3.masked_fill(absent_GA1, torch.finfo(utility_GA3.dtype).min)

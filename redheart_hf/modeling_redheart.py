@@ -25,7 +25,7 @@ from .modeling_dynamics import AffectFilter, SignalSimulator
 from .modeling_embeddings import InputProjection, TextEncoder, TokenEmbeddings, drop_pooler
 from .modeling_head_emotion import RedHeartEmotionHead
 from .modeling_head_ethics import RedHeartEthicsHead
-from .modeling_head_regret import RedHeartRegretHead
+from .modeling_head_regret import RedHeartRegretHead, check_alternatives
 from .modeling_head_surd import RedHeartSurdHead
 from .modeling_memory import ScenarioMemory
 from .modeling_projections import AttentionPooling, TaskAttention, TaskProjections
@@ -132,6 +132,8 @@ class RedHeartForMultiTask(RedHeartPreTrainedModel):
     ) -> RedHeartOutput:
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        if alternatives is not None:
+            check_alternatives(alternatives, chosen, len(input_ids))
         backbone = self.model(input_ids, attention_mask, token_type_ids)
         task_BQC, hidden_BTD = backbone.task_states, backbone.last_hidden_state
         corrections = self.analyze(task_BQC, hidden_BTD, attention_mask, alternatives)

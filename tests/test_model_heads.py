@@ -210,7 +210,19 @@ def test_padded_alternatives_have_no_gradient_and_never_win():
     assert (gradient[2] > 0).all()
 
 
-def test_alternatives_without_what_was_chosen_are_refused():
+@pytest.mark.parametrize(
+    ("alternatives", "chosen", "told"),
+    [
+        ([[1, 2]], None, r"shape \(1, 2\) came without `chosen`"),
+        ([[1, 2]], [0, 1], r"with `chosen` of shape \(2,\): .* each of the 1 groups"),
+        ([[0, 2], [1, -1]], [1, 1], r"chosen is 1 in group 1, whose alternatives are \[1, -1\]"),
+        ([[1, 2]], [5], r"chosen is 5 in group 0"),
+        ([[1, 2]], [-1], r"chosen is -1 in group 0"),
+        ([[1, 9]], [0], r"names row 9; rows are 0\.\.2"),
+    ],
+)
+def test_choices_that_are_none_are_refused(alternatives, chosen, told):
     model = RedHeartForMultiTask(config_of()).eval()
-    with pytest.raises(ValueError, match=r"\(1, 2\).*`chosen`"):
-        model(input_ids=torch.ones(3, 4, dtype=torch.long), alternatives=torch.tensor([[1, 2]]))
+    given = None if chosen is None else torch.tensor(chosen)
+    with pytest.raises(ValueError, match=told):
+        model(torch.ones(3, 4, dtype=torch.long), alternatives=torch.tensor(alternatives), chosen=given)

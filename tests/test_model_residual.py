@@ -7,7 +7,6 @@ Run   `pytest tests/test_model_residual.py`
 
 import pytest
 import torch
-from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch.nn import functional as F
 
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask, preset_config
@@ -109,5 +108,5 @@ def test_ethics_and_regret_answer_linearly_until_their_hidden_layers_have_learne
     ],
 )
 def test_what_cannot_go_past_a_layer_or_start_so_is_refused(changes, told):
-    with pytest.raises(StrictDataclassClassValidationError, match=told):
+    with pytest.raises(ValueError, match=told):
         config_of(**changes)

@@ -7,7 +7,6 @@ Run   `pytest tests/test_train_balance.py`
 
 import pytest
 import torch
-from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from redheart_hf import RedHeartConfig, preset_config
 from redheart_hf.losses import focal, loss_sums
@@ -60,5 +59,5 @@ def test_each_labels_loss_is_multiplied_by_its_weight():
     "weights", [{"basic": [1.0] * 7}, {"basic_emotions": [1.0] * 6}, {"basic_emotions": [-1.0] * 7}]
 )
 def test_weights_that_do_not_fit_are_refused(weights):
-    with pytest.raises(StrictDataclassClassValidationError, match="label_weights"):
+    with pytest.raises(ValueError, match="label_weights"):
         RedHeartConfig(label_weights=weights)

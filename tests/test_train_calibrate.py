@@ -7,7 +7,6 @@ Run   `pytest tests/test_train_calibrate.py`
 
 import numpy as np
 import pytest
-from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from redheart_hf import preset_config
 from redheart_hf.calibration import (
@@ -101,5 +100,5 @@ def test_a_calibrated_model_predicts_with_it(tiny_model_dir, scenarios):
     "calibration", [{"basic": [[1.0, 0.0]] * 7}, {"basic_emotions": [[1.0, 0.0]] * 6}, {"vad": [[0.0]] * 3}]
 )
 def test_a_calibration_that_does_not_fit_is_refused(calibration):
-    with pytest.raises(StrictDataclassClassValidationError, match="calibration"):
+    with pytest.raises(ValueError, match="calibration"):
         preset_config("redheart-tiny", calibration=calibration)

@@ -18,7 +18,6 @@ import copy
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase
 
 from preprocessing.errors import UserError, run
@@ -76,8 +75,8 @@ def check_growth(model: RedHeartForMultiTask, arguments: argparse.Namespace) -> 
         raise UserError(f"{arguments.model} has no block to put others behind; --depth cannot grow it")
     try:
         check_memory(grown_config(model.config, arguments.width, arguments.depth))
-    except StrictDataclassError as error:
-        raise UserError(f"{arguments.model} cannot grow so: {error.__cause__ or error}; try --depth alone") from error
+    except ValueError as error:
+        raise UserError(f"{arguments.model} cannot grow so: {error}; try --depth alone") from error
 
 
 def main() -> None:

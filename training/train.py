@@ -166,7 +166,7 @@ def checked_config(preset: str, changes: dict[str, Any]) -> RedHeartConfig:
         model_config = preset_config(preset, **changes)
     except (ValueError, TypeError) as error:
         raise UserError(f"model configuration: {error}") from error
-    except StrictDataclassError as error:  # it wraps our own ValueError in two lines of its own
+    except StrictDataclassError as error:  # a wrong type, said in two lines of which the second is the cause
         raise UserError(f"model configuration: {error.__cause__ or error}") from error
     check_memory(model_config)
     return model_config
