@@ -162,6 +162,9 @@ class RedHeartConfig(PreTrainedConfig):
     """Per label field [scale, offset] of each logit, and under `vad` a factor of each variance (calibration.py)."""
     trained_labels: list[str] | None = None
     """Labels the model was trained on; what it says of others is chance, and `training.predict` keeps it back."""
+    surd_found: dict[str, float] | None = None
+    """What the decomposition found, in bits and beside what chance finds, that the SURD head last learned from; null
+    until it was taught."""
     trained_on: dict[str, int] | None = None
     """Reader -> records it has learned from, in the last run and in those that it was started from."""
     auto_map: dict[str, str] | None = None

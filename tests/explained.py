@@ -33,7 +33,7 @@ def explained_run(folder: Path, tokenizer: PreTrainedTokenizerBase, scenarios: S
         loop = build_loop(tokenizer, config, records, **SIZES)
         loop.train()
     model = loop.bare_model
-    model.config.trained_labels = labels_of(records)
+    model.config.trained_labels, model.config.surd_found = labels_of(records), loop.surd_targets.taught
     model.save_pretrained(folder / "final")
     tokenizer.save_pretrained(folder / "final")
     return folder

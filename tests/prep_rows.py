@@ -1,16 +1,19 @@
-"""What the tests of readers share: rows in the original form, and a way to read a few of them.
+"""What tests of rows share: rows in the original form, and a way to read a few of them.
 
 In    nothing.
-Out   `SCENARIO`, `EMOBANK` (a header) and `read_text`.
-Run   imported by test_prep_*.py
+Out   `SCENARIO`, `EMOBANK` (a header), `read_text` and `write_goemotions`.
+Run   imported by tests
 """
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from preprocessing.readers import ReadResult, parse_source, read
 from redheart_hf.labels import BASIC_EMOTIONS
 
+SHIPPED = Path(__file__).resolve().parents[1] / "data" / "scenarios" / "train.jsonl"
 EMOBANK = "id,split,V,A,D,text\n"
 SCENARIO: dict[str, Any] = {
     "id": "s1",
@@ -44,3 +47,15 @@ def read_text(folder: Path, reader: str, content: str | bytes, name: str = "rows
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return read(parse_source(f"{reader}={path}{split}"))
+
+
+def write_goemotions(path: Path) -> Path:
+    """The shipped scenarios' texts in the form of GoEmotions, each with its strongest emotion."""
+    records = read(parse_source(f"scenarios={SHIPPED}")).records[:80]
+    lines = [
+        f"{' '.join(record.text.split())}\t{int(np.argmax(record.basic_emotions))}\tc{number}"
+        for number, record in enumerate(records)
+        if '"' not in record.text
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

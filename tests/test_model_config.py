@@ -70,7 +70,7 @@ def test_a_wrong_type_is_refused_by_name(name, value):
         ({"circumstance_weights": [1.0]}, r"circumstance_weights.*\[1.0\]"),
         ({"circumstance_weights": [0.5] * 7}, "circumstance_weights.*0.5"),
         ({"circumstance_weights": [-0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2]}, "circumstance_weights.*-0.2"),
-        ({"modules": ["triangle", "trinagle"]}, "modules has no 'trinagle'; known: .*triangle"),
+        ({"modules": ["triangle", "square"]}, "modules has no 'square'; known: .*triangle"),
         ({"modules": "nope"}, "modules is 'nope'.*training.*inference"),
         ({"modules": ["triangle", "triangle"]}, "modules names 'triangle' 2 times"),
         ({"modules": ["surd_analyzer"]}, "surd_analyzer corrects the surd_head, which is not among"),

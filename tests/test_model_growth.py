@@ -13,6 +13,7 @@ import torch
 from preprocessing.encode import encode
 from redheart_hf import RedHeartForMultiTask, preset_config
 from redheart_hf.growth import grow, grown_config
+from training.checkpoint import verify
 from training.collator import MODEL_INPUTS, Collator
 from training.grow import main
 
@@ -129,12 +130,17 @@ def test_the_command_grows_a_folder_and_refuses_to_write_over_one(tokenizer, tmp
     model = trained_like("post_ln_swiglu", tokenizer)
     model.save_pretrained(tmp_path / "small")
     tokenizer.save_pretrained(tmp_path / "small")
+    (tmp_path / "small" / "README.md").write_text("# Red Heart\n", encoding="utf-8")
     arguments = ["grow", "--model", str(tmp_path / "small"), "--output", str(tmp_path / "large"), "--width", "2"]
     monkeypatch.setattr("sys.argv", arguments)
     main()
     assert "answers moved by" in capsys.readouterr().out
     large = RedHeartForMultiTask.from_pretrained(tmp_path / "large")
     assert large.config.hidden_size == 256
+    card = (tmp_path / "large" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("# Red Heart\n")
+    assert "Grown from `small`, whose card this is so far: every width 2 times, blocks 1 times as many" in card
+    verify(tmp_path / "large")
     saved = [json.loads((tmp_path / name / "tokenizer.json").read_text()) for name in ("small", "large")]
     assert saved[0] == saved[1]
     with pytest.raises(Exception, match="exists already"):

@@ -5,8 +5,13 @@ Out   fitted numbers beside the known ones; a calibration error counted by hand;
 Run   `pytest tests/test_train_calibrate.py`
 """
 
+import json
+import shutil
+
 import numpy as np
 import pytest
+from commands import run_command
+from prep_rows import write_goemotions
 
 from redheart_hf import preset_config
 from redheart_hf.calibration import (
@@ -15,6 +20,7 @@ from redheart_hf.calibration import (
     normalised_squared_error,
     variance_factors,
 )
+from training import calibrate
 from training.calibrate import logit, moved_thresholds, sigmoid
 from training.inference import predict_records
 from training.loading import load_model
@@ -94,6 +100,30 @@ def test_a_calibrated_model_predicts_with_it(tiny_model_dir, scenarios):
     np.testing.assert_allclose(found["basic_emotions"], expected, rtol=1e-4)
     np.testing.assert_allclose(found["vad_log_variance"], plain["vad_log_variance"] + np.log([2.0, 1.0, 0.5]))
     np.testing.assert_array_equal(found["fine_emotions"], plain["fine_emotions"])
+
+
+def test_the_command_keeps_what_it_fitted_with_the_model_and_tells_its_card(tiny_model_dir, tmp_path):
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "final")
+    (folder / "README.md").write_text("# Red Heart\n", encoding="utf-8")
+    config = json.loads((folder / "config.json").read_text()) | {"thresholds": {"basic_emotions": [0.3] * 7}}
+    (folder / "config.json").write_text(json.dumps(config))
+    data = write_goemotions(tmp_path / "ekman.tsv")
+    code, out, _ = run_command(calibrate, "--model", folder, "--data", f"goemotions={data}")
+    assert code == 0
+    line = next(line for line in out.splitlines() if line.startswith("basic_emotions"))
+    before, after = map(float, line.split()[-2:])
+    assert after < before
+    model, tokenizer = load_model(folder)
+    fitted = np.array(model.config.calibration["basic_emotions"])
+    moved = sigmoid(fitted[:, 0] * logit(np.array(0.3)) + fitted[:, 1])
+    np.testing.assert_allclose(model.config.thresholds["basic_emotions"], moved)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("# Red Heart\n")
+    assert line in card
+    code, _, err = run_command(calibrate, "--model", folder, "--data", f"goemotions={data}")
+    assert code == 2
+    assert "is calibrated already" in err
+    assert (folder / "README.md").read_text(encoding="utf-8") == card
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Evaluation, the thresholds it chooses, and the model card, on a tiny model of random weights.
+"""Evaluation and the thresholds it chooses, on a tiny model of random weights.
 
 In    the fixtures `tiny_model_dir` and `scenarios`, the shipped scenarios.
 Out   failures where a figure would not be what its name says, or a user's mistake would end in a traceback.
@@ -11,18 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from commands import run_command
+from prep_rows import write_goemotions
 
 from preprocessing.overlap import half_of
 from preprocessing.readers import parse_source, read
 from training import evaluate
 from training.checkpoint import verify, write_folder
-from training.config import TrainConfig
 from training.inference import predict_records
 from training.loading import load_model
 from training.metrics import best_thresholds
-from training.model_card import write_model_card
 
 SCENARIOS = Path(__file__).resolve().parents[1] / "data" / "scenarios"
 
@@ -120,35 +118,3 @@ def test_a_mistake_in_evaluates_arguments_is_named(tiny_model_dir, arguments, me
     code, _, err = run_command(evaluate, "--model", tiny_model_dir, *filled)
     assert code == 2
     assert message in err
-
-
-def test_the_card_tells_figures_data_and_licences(loaded, tmp_path):
-    figures = {"emobank": {"rows": 500, "pearson_v": 0.741, "pearson_v_interval": [0.70, 0.78], "rejected": 0}}
-    config = TrainConfig(output_dir="run", train=["emobank=e.csv@train"], dev=["emobank=e.csv@dev"], epochs=2)
-    write_model_card(tmp_path, config, figures, {"emobank": 8000, "kote": 4000}, 1200.0, loaded[0])
-    card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    _, front, body = card.split("---\n", 2)
-    header = yaml.safe_load(front)
-    assert (header["license"], header["language"]) == ("cc-by-sa-4.0", ["en", "ko"])
-    assert header["library_name"] == "transformers"
-    assert "| emobank | pearson_v | 0.741 | 0.700 to 0.780 | 500 |" in body
-    assert "--data 'emobank=e.csv@dev'" in body
-    assert "share-alike" in body
-    assert "20.0 minutes" in body
-    write_model_card(tmp_path, config, {}, {"scenarios": 266}, 1200.0, loaded[0])
-    card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert yaml.safe_load(card.split("---\n", 2)[1])["license"] == "apache-2.0"
-    assert "EmoBank is share-alike" not in card
-    assert "no rows to measure on" in card
-
-
-def write_goemotions(path: Path) -> Path:
-    """The shipped scenarios' texts in the form of GoEmotions, each with its strongest emotion."""
-    records = read(parse_source(f"scenarios={SCENARIOS / 'train.jsonl'}")).records[:80]
-    lines = [
-        f"{' '.join(record.text.split())}\t{int(np.argmax(record.basic_emotions))}\tc{number}"
-        for number, record in enumerate(records)
-        if '"' not in record.text
-    ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path

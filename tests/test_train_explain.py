@@ -218,22 +218,18 @@ def test_circumstances_add_up_and_alternatives_explain_the_regret(trained):
     assert regret["actions"][2]["utility"]["neutral"] == pytest.approx(result["attribution"]["value"], abs=1e-5)
 
 
-def test_surd_comes_with_what_chance_finds_or_not_at_all(trained, run_dir: Path, tmp_path: Path):
+def test_surd_comes_with_what_chance_finds_or_not_at_all(trained, run_dir: Path):
     model, tokenizer = trained
-    surd = explain(model, tokenizer, KOREAN, folder=run_dir / "final")["surd"]
+    surd = explain(model, tokenizer, KOREAN)["surd"]
     assert list(surd["terms"]) == list(SURD_TERMS)
     assert sum(surd["terms"].values()) == pytest.approx(1, abs=1e-5)
     logged = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    last = [line["surd"] for line in logged if line.get("surd")][-1]
-    assert {name: surd["baseline"][name] for name in last} == last
-    alone = tmp_path / "run" / "final"
-    alone.mkdir(parents=True)
-    for lines, reason in ((None, "no metrics.jsonl"), (logged[:1], "never taught its SURD head")):
-        if lines is not None:
-            (alone.parent / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        result = explain(model, tokenizer, KOREAN, folder=alone)
-        assert result["surd"] is None
-        assert reason in result["missing"]["surd"]
+    learned_from = [line["surd"] for line in logged if line.get("surd")][-2]  # the last step's own came after it
+    assert {name: surd["baseline"][name] for name in learned_from} == learned_from
+    model.config.surd_found = None
+    result = explain(model, tokenizer, KOREAN)
+    assert result["surd"] is None
+    assert "never taught" in result["missing"]["surd"]
 
 
 def test_what_was_never_taught_is_refused_or_null_with_the_reason(trained):

@@ -1,7 +1,8 @@
 """Calibrates a trained model: probabilities come true as often as they say, variances are as wide as the errors.
 
 In    --model DIR (the folder final/ of a run), --data READER=PATH (rows it did not learn from; repeatable).
-Out   a table of expected calibration errors and of NEES before and after; DIR/config.json holds what was fitted.
+Out   a table of expected calibration errors and of NEES before and after, also put into the model card; what was
+      fitted, in DIR/config.json.
 Run   python -m training.calibrate --model outputs/real_text/final --data goemotions=ekman_dev.tsv \\
           --data emobank=emobank.csv@dev
 
@@ -32,7 +33,25 @@ from training.evaluate import Predicted, predict_by_reader
 from training.figures import THRESHOLD_READERS, Thresholds, labels_of
 from training.loading import load_model
 from training.metrics import DEFAULT_THRESHOLD
-from training.report import store_in_config
+from training.report import add_to_card, store_in_config
+
+CARD = """\
+## Calibration
+
+Fitted after training (`python -m training.calibrate`) on one half of the dev rows of
+
+{sources}
+
+and measured on the other half:
+
+```
+{table}
+```
+
+`calibration` in config.json holds a scale and an offset for each logit, and a factor for each variance. What the model
+itself gives, as in the example above, is before calibration; thresholds in config.json are meant of
+sigmoid(scale * logit + offset). `training.predict` and `training.evaluate` apply both.
+"""
 
 
 def logit(probabilities: np.ndarray) -> np.ndarray:
@@ -137,6 +156,8 @@ def main() -> None:
     calibration = {field: values.tolist() for field, values in fitted.items()}
     thresholds = moved_thresholds(model.config.thresholds or {}, fitted)
     store_in_config(arguments.model, {"calibration": calibration, "thresholds": thresholds or None})
+    sources_read = "\n".join(f"- {reader}: {len(rows):,} rows" for reader, rows in records.items())
+    add_to_card(arguments.model, CARD.format(sources=sources_read, table="\n".join(lines)))
     print("\n".join(lines))
 
 

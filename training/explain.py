@@ -51,9 +51,8 @@ def explain(
     actions: list[str] | None = None,
     chosen: int | None = None,
     target: str | None = None,
-    folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Everything there is to say about one answer, as JSON has it; `folder` is where the model lies beside its run.
+    """Everything there is to say about one answer, as JSON has it.
 
     See `as_text` and `as_html` for people. Raises UserError for a target that is unknown or was never trained.
     """
@@ -76,7 +75,7 @@ def explain(
             "experts": lambda: expert_use(outputs[0], mixture, model.config),
             "utility": lambda: utility_parts(prediction, of[1], model.config),
             "regret": lambda: alternatives(prediction, model.config),
-            "surd": lambda: surd_terms(outputs[1], of[1], folder),
+            "surd": lambda: surd_terms(outputs[1], of[1], model.config),
         }
     )
     result["prediction"] = {name: value for name, value in prediction.items() if name not in OF_ACTIONS}
@@ -154,9 +153,7 @@ def main() -> None:
     make_record(text, arguments.action, 0 if arguments.action else None)
     load_captum()
     model, tokenizer = load_model(arguments.model)
-    result = explain(
-        model, tokenizer, text, arguments.action, arguments.chosen, arguments.target, folder=arguments.model
-    )
+    result = explain(model, tokenizer, text, arguments.action, arguments.chosen, arguments.target)
     if result["prediction"]["truncated"]:
         limit = f"the {model.config.max_length} tokens the model reads"
         print(f"note: {text[:40]!r} is longer than {limit}; the rest was cut off", file=sys.stderr)

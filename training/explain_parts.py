@@ -1,19 +1,16 @@
 """Why this answer, from the model's own intermediate results: experts, circumstances, alternatives, SURD.
 
-In    the output for one sequence, the dict of `training.predict.predict`, the config; metrics.jsonl of the run.
+In    the output for one sequence, the dict of `training.predict.predict`, the config.
 Out   a dict each, or NothingToShow with the reason: what was never taught would be made up.
 Run   through training/explain.py.
 
 Letters: E experts.
 """
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from preprocessing.errors import UserError
 from redheart_hf import RedHeartConfig
 from redheart_hf.labels import CIRCUMSTANCES, SURD_AGENTS, SURD_TERMS, VIEWS
 from redheart_hf.modeling_head_emotion import MixtureOfExperts
@@ -105,37 +102,12 @@ def alternatives(prediction: Mapping[str, Any], config: RedHeartConfig) -> dict[
     }
 
 
-def surd_of_run(folder: Path) -> dict[str, Any] | None:
-    """What the run beside the model folder says of SURD: its last decomposition, beside a shuffled target.
-
-    None where the run never taught the SURD head; raises NothingToShow where its metrics.jsonl is not there to say.
-    """
-    path = folder.resolve().parent / "metrics.jsonl"
-    if not path.is_file():
-        raise NothingToShow(
-            f"there is no {path.name} beside the model folder: it says whether the SURD head was taught, and what "
-            "chance alone finds; keep the folder in that of its run"
-        )
-    found, taught = None, False
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                found, taught = row.get("surd") or found, taught or "surd" in row.get("loss", {})
-            except (ValueError, AttributeError, TypeError) as error:
-                raise UserError(f"{path}:{number} is not a line of a run's metrics ({error}); restore it") from error
-    return found if taught else None
-
-
-def surd_terms(output: RedHeartOutput, of: str, folder: Path | None) -> dict[str, Any]:
+def surd_terms(output: RedHeartOutput, of: str, config: RedHeartConfig) -> dict[str, Any]:
     """The twelve terms of this prediction, never without what chance alone found."""
     if output.surd is None:
         raise NothingToShow("the model has no SURD head")
-    if folder is None:
-        raise NothingToShow("no folder of a run was given, and only it says what chance alone finds")
-    found = surd_of_run(folder)
-    if found is None:
-        raise NothingToShow("the run beside the model folder never taught its SURD head")
+    if config.surd_found is None:
+        raise NothingToShow("the SURD head was never taught: its run saw too few verdicts to learn from")
     return {
         "of": of,
         "statement": "shares of what is to be known of the human verdict that are redundant (R), unique (U) or "
@@ -143,8 +115,8 @@ def surd_terms(output: RedHeartOutput, of: str, folder: Path | None) -> dict[str
         "agents": {str(number): name for number, name in enumerate(SURD_AGENTS, start=1)},
         "terms": dict(zip(SURD_TERMS, output.surd.terms[0].tolist(), strict=True)),
         "baseline": {
-            "statement": "what the run's last decomposition found over thousands of predictions, in bits, and what it "
-            "finds with the verdicts shuffled (by_chance): terms are worth no more than that distance",
-            **found,
+            "statement": "what the decomposition it learned from found over thousands of predictions, in bits, and "
+            "what it finds with the verdicts shuffled (by_chance): terms are worth no more than that distance",
+            **config.surd_found,
         },
     }

@@ -15,6 +15,7 @@ Exit codes: 0 done, 1 a fault of the program, 2 something you can mend.
 
 import argparse
 import copy
+import shutil
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from redheart_hf.growth import grow, grown_config
 from training.checkpoint import write_folder
 from training.inference import evaluation_mode
 from training.loading import load_model
+from training.report import add_to_card
 from training.run_facts import check_memory
 
 TEXTS = (
@@ -35,6 +37,13 @@ TEXTS = (
     "할머니 손을 잡고 병원 복도를 걷는 동안 아무 말도 하지 않았다.",
 )
 TOLERANCE = 1e-4
+CARD = """\
+## Growth
+
+Grown from `{grown_from}`, whose card this is so far: every width {width} times, blocks {depth} times as many;
+{after:,} parameters from {before:,} (`python -m training.grow`). It answers as that model does, within
+{distance:.0e}, and has learned nothing since: the figures above are that model's.
+"""
 
 
 def answers(model: RedHeartForMultiTask, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
@@ -92,13 +101,18 @@ def main() -> None:
             f"{TOLERANCE} of rounding; nothing was saved, give less noise"
         )
 
+    sizes = {"before": model.num_parameters(), "after": grown.num_parameters(), "distance": distance}
+
     def write(folder: Path) -> None:
         grown.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        if (arguments.model / "README.md").is_file():
+            shutil.copy(arguments.model / "README.md", folder)
+            add_to_card(folder, CARD.format(**vars(arguments), grown_from=arguments.model.resolve().name, **sizes))
 
     write_folder(arguments.output, write, {"grown_from": arguments.model.name})
     print(
-        f"{arguments.output}: {grown.num_parameters():,} parameters from {model.num_parameters():,}; "
+        f"{arguments.output}: {sizes['after']:,} parameters from {sizes['before']:,}; "
         f"answers moved by {distance:.1e} at most"
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.labels import BASIC_EMOTIONS
+from training.card_abilities import abilities
 from training.config import TrainConfig
 from training.report import shown
 
@@ -27,20 +28,6 @@ SOURCES = {
     "ethics_virtue": ("en", "acceptability to virtue (ETHICS, Hendrycks et al. 2021)", "MIT"),
 }
 OF_UNKNOWN_SOURCE = ("not recorded", "what its records have labels for", "see where the records come from")
-
-WHAT_IT_DOES = """\
-# Red Heart
-
-Reads a text in English or Korean and answers, in one pass:
-
-- **emotion**: 4 polarities, 7 basic emotions, GoEmotions' 28, KOTE's 44, as probabilities of which no child's exceeds
-  its parent's (until calibration fits each by itself); valence, arousal and dominance with a variance; jeong, han and
-  chemyeon;
-- **ethics**: Bentham's seven circumstances and what each adds to utility; acceptability to four experts (utilitarian,
-  deontology, justice, virtue);
-- **regret**: utility of each possible action as an optimist, a neutral judge and a pessimist see it, the best action,
-  and what not having taken it is worth.
-"""
 
 HOW_TO_LOAD = """\
 ## How to load it
@@ -78,6 +65,7 @@ SURD_LIMIT = (
     "The shares of SURD say what valence, utility and regret tell of a human verdict together; they prove no cause. "
     "Redundancy is meant as in I_min (Williams and Beer 2010)."
 )
+SURD_UNTAUGHT = "Its SURD head was never taught: the run saw too few human verdicts to learn from."
 DIALOGUE_LIMIT = (
     "What it says of a turn given the turns before it has been tried on simulated dialogues only: no dialogues with "
     "labels by people were at hand."
@@ -96,19 +84,22 @@ def write_model_card(
 ) -> None:
     """Write README.md: front matter, what the model does, figures, data, set-up, limits."""
     from_scenarios = "scenarios" in data_counts
+    surd = NO_SURD
+    if "surd_head" in model.config.modules:
+        surd = SURD_UNTAUGHT if model.config.surd_found is None else SURD_LIMIT
     limits = LIMITS.format(
         max_length=model.config.max_length,
         learned="come from this project's own scenarios"
         if from_scenarios
         else "had no labels of their own in this run",
-        surd=SURD_LIMIT if "surd_head" in model.config.modules else NO_SURD,
+        surd=surd,
         dialogue=DIALOGUE_LIMIT if "affect_filter" in model.config.modules else NO_DIALOGUE,
         regret="rest on this project's own scenarios" if from_scenarios else "had no labels in this run",
     )
     loading = HOW_TO_LOAD.format(prefix=model.config.text_prefix, basic=", ".join(BASIC_EMOTIONS))
     parts = [
         front_matter(data_counts),
-        WHAT_IT_DOES,
+        abilities(model.config, languages_of(data_counts)),
         loading,
         measured(metrics, train_config),
         training_data(data_counts),
@@ -119,12 +110,16 @@ def write_model_card(
 
 
 def front_matter(data_counts: Mapping[str, int]) -> str:
-    languages = sorted({tag for reader in data_counts for tag in source_of(reader)[0].split(", ") if len(tag) == 2})
     lines = ["---", f"license: {'cc-by-sa-4.0' if 'emobank' in data_counts else 'apache-2.0'}"]
-    lines += ["language:", *(f"- {tag}" for tag in languages or ["en", "ko"])]
+    lines += ["language:", *(f"- {tag}" for tag in languages_of(data_counts) or ["en", "ko"])]
     lines += ["library_name: transformers", "pipeline_tag: text-classification"]
     lines += ["tags:", "- emotion", "- ethics", "- regret", "- multi-task", "---", ""]
     return "\n".join(lines)
+
+
+def languages_of(data_counts: Mapping[str, int]) -> list[str]:
+    """Tags of the languages that the data is known to be in."""
+    return sorted({tag for reader in data_counts for tag in source_of(reader)[0].split(", ") if len(tag) == 2})
 
 
 def source_of(reader: str) -> tuple[str, str, str]:
@@ -194,6 +189,7 @@ def set_up(train_config: TrainConfig, duration_seconds: float, model: RedHeartFo
         origin: Path(train_config.start_from).name if train_config.start_from else config["preset"],
         "text read by": reader,
         "parameters": f"{parameters:,}, of which {trained:,} trained",
+        "modules beside backbone and heads": ", ".join(model.config.modules) or "none",
         "length": f"{length}, {duration_seconds / 60:.1f} minutes",
         "batch": f"{config['batch_size']} records x {config['gradient_accumulation_steps']} per process",
         "learning rate": f"{config['learning_rate']:g}, cosine to {config['min_learning_rate']:g} after "

@@ -46,17 +46,33 @@ def store_thresholds(folder: Path, thresholds: Thresholds) -> None:
 
 
 def store_in_config(folder: Path, changes: Mapping[str, Any]) -> None:
-    """Change fields of the folder's config.json, and that file's digest in the manifest if there is one."""
+    """Change fields of the folder's config.json."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    replace_file(folder, "config.json", as_json(config | dict(changes), sort_keys=True))
+
+
+def add_to_card(folder: Path, section: str) -> None:
+    """Put a section at the end of the folder's model card; a folder without one is left so."""
+    if (folder / "README.md").is_file():
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        replace_file(folder, "README.md", f"{card.rstrip()}\n\n{section.rstrip()}")
+
+
+def replace_file(folder: Path, name: str, text: str) -> None:
+    """Write a file of a model folder anew, and its digest into the manifest if there is one."""
     manifest = read_manifest(folder) if (folder / MANIFEST).is_file() else None  # before anything is changed
-    write_json(folder / "config.json", config | dict(changes), sort_keys=True)
+    write_whole(folder / name, text)
     if manifest is not None:
-        manifest["files"]["config.json"] = file_digest(folder / "config.json")
+        manifest["files"][name] = file_digest(folder / name)
         write_json(folder / MANIFEST, manifest)
 
 
-def write_json(path: Path, value: Any, sort_keys: bool = False) -> None:
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys))
+def as_json(value: Any, sort_keys: bool = False) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_whole(path, as_json(value))
 
 
 def write_whole(path: Path, text: str) -> None:

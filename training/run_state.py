@@ -32,7 +32,7 @@ def save_run(loop: "TrainLoop", log: RunLog) -> None:
             "skipped_in_a_row": loop.skipped_in_a_row,
             "term_weights": loop.term_weights.state_dict(),
             "loss_means": loop.loss_means.state_dict(),
-            "surd": loop.surd_targets.found,
+            "surd": {"found": loop.surd_targets.found, "taught": loop.surd_targets.taught},
             "scaler": scaler.state_dict() if scaler is not None else None,
             "metrics_bytes": log.metrics_bytes(),
             "data": loop.dataset.info.description,
@@ -92,7 +92,7 @@ def load_run(loop: "TrainLoop", folder: Path) -> None:
     load_optimizer(loop.optimizer, folder / "optimizer.safetensors")
     if loop.surd_targets.active:
         loop.surd_targets.load(folder / "surd_predictions.safetensors")
-        loop.surd_targets.found = state["surd"]
+        loop.surd_targets.found, loop.surd_targets.taught = state["surd"]["found"], state["surd"]["taught"]
     loop.term_weights.load_state_dict(state["term_weights"])
     loop.loss_means.load_state_dict(state["loss_means"])
     if accelerator.scaler is not None:

@@ -70,6 +70,7 @@ class SurdTargets:
         self.seen = 0
         self.terms: np.ndarray | None = None  # (2, 12): of the refused and of the accepted
         self.found: dict[str, float] | None = None  # what the log says of them
+        self.taught: dict[str, float] | None = None  # the same of those that a step last learned from
         self.of_step: list[tuple[np.ndarray, np.ndarray]] = []
 
     def label(self, group: Sequence[Mapping[str, Any]]) -> None:
@@ -85,6 +86,7 @@ class SurdTargets:
             known = outcomes != NO_OUTCOME
             terms = torch.from_numpy(self.terms).to(targets)
             targets[known] = terms[outcomes[known]]
+            self.taught = self.found if bool(known.any()) else self.taught
         return targets
 
     def see(self, outputs: RedHeartOutput, labels: Mapping[str, torch.Tensor]) -> None:

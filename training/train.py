@@ -90,7 +90,7 @@ def train(config: TrainConfig) -> None:
         loop.train()
         if accelerator.is_main_process:
             evaluation = evaluated.get(loop.step) or evaluate_dev(model, tokenizer, data.dev, config.mixed_precision)
-            finish(config, model, tokenizer, data, evaluation, loop.step, time.perf_counter() - started)
+            finish(config, loop, tokenizer, data, evaluation, time.perf_counter() - started)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
@@ -184,20 +184,20 @@ def final_stands(config: TrainConfig, loop: TrainLoop) -> bool:
 
 def finish(
     config: TrainConfig,
-    model: RedHeartForMultiTask,
+    loop: TrainLoop,
     tokenizer: PreTrainedTokenizerBase,
     data: RunData,
     evaluation: Evaluation,
-    step: int,
     seconds: float,
 ) -> None:
     """Report, and write final/ with the chosen thresholds: all at once, or as it was before."""
-    output_dir = Path(config.output_dir)
+    output_dir, model = Path(config.output_dir), loop.bare_model
     figures, thresholds = evaluation
     earlier_labels, earlier_data = model.config.trained_labels or [], model.config.trained_on or {}
     model.config.thresholds = thresholds or None
     model.config.trained_labels = sorted({*earlier_labels, *taught(data.labels, config.loss_weights)})
     model.config.trained_on = earlier_data | data.counts
+    model.config.surd_found = loop.surd_targets.taught or model.config.surd_found
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
@@ -206,7 +206,7 @@ def finish(
         (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         write_model_card(folder, config, figures, model.config.trained_on, seconds, model)
 
-    write_folder(output_dir / "final", write, {"step": step})
+    write_folder(output_dir / "final", write, {"step": loop.step})
     print(figures_table(figures))
     print(f"{output_dir / 'final'} written after {seconds:.0f} s")
 
