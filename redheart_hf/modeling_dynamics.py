@@ -1,4 +1,4 @@
-"""Emotion in time: a bank of learned filters over tokens and turns, and a Kalman filter over turns.
+"""Emotion in time: a bank of learned filters over the tokens of a text, and a Kalman filter over turns.
 
 In    hidden_BTD with attention_mask; per turn the emotion task's vector and what the head says of VAD.
 Out   hidden_BTD with the filters' answer added (zero at initialisation); VAD of each turn given all turns so far.
