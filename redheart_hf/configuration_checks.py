@@ -5,6 +5,7 @@ Out   nothing, or a ValueError that names the field and its value.
 Run   through `RedHeartConfig(...)`.
 """
 
+import math
 from typing import Any
 
 from .labels import BASIC_EMOTIONS, CIRCUMSTANCES, FINE_EMOTIONS, KOREAN_EMOTIONS, MODULES, MODULES_OF_MODE, VAD
@@ -47,12 +48,21 @@ def check_config(config: Any) -> None:
 
 
 def check_sizes(config: Any) -> None:
-    """Widths, ranks, lengths and numbers of things are positive."""
+    """Widths, ranks, lengths and numbers of things are positive; tokens and segments have their rows."""
     for name in type(config).__dataclass_fields__:
         if name.endswith(("_size", "_sizes", "_rank", "_length", "_slots", "num_filters")):
             value = getattr(config, name)
             if min(value if isinstance(value, list) else [value], default=1) < 1:
                 raise ValueError(f"{name} must be positive, got {value}")
+    if config.lora_alpha <= 0:
+        raise ValueError(f"lora_alpha must be positive, got {config.lora_alpha}")
+    if config.type_vocab_size < 2:
+        raise ValueError(f"type_vocab_size must be 2 or more, text and second part, got {config.type_vocab_size}")
+    if config.text_encoder_config is None and not 0 <= config.pad_token_id < config.vocab_size:
+        raise ValueError(f"pad_token_id must lie in 0..{config.vocab_size - 1}, the tokens, got {config.pad_token_id}")
+    positions = getattr(config.text_encoder_config, "max_position_embeddings", None) or config.max_length
+    if config.max_length > positions > 0:
+        raise ValueError(f"max_length is {config.max_length}, but the text encoder reads {positions} tokens at most")
 
 
 def check_heads(config: Any) -> None:
@@ -100,7 +110,7 @@ def check_numbers(config: Any) -> None:
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"{name} must lie in [0, 1), got {getattr(config, name)}")
     weights = config.circumstance_weights
-    if len(weights) != len(CIRCUMSTANCES) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+    if len(weights) != len(CIRCUMSTANCES) or not min(weights) >= 0 or not abs(sum(weights) - 1) <= 1e-6:
         raise ValueError(f"circumstance_weights must be {len(CIRCUMSTANCES)} numbers >= 0 of sum 1, got {weights}")
     if 0 < config.focal_gamma < 1:
         raise ValueError(f"focal_gamma must be 0 or at least 1, got {config.focal_gamma}: below, slopes are endless")
@@ -128,7 +138,8 @@ def check_of_labels(what: str, of_fields: dict[str, list[float]], highest: float
     for name, values in of_fields.items():
         if name not in LABELS_OF_FIELD:
             raise ValueError(f"{what} has no field {name!r}; known: {', '.join(LABELS_OF_FIELD)}")
-        if len(values) != LABELS_OF_FIELD[name] or not all(0 <= value <= highest for value in values):
+        numbers = all(0 <= value <= highest and math.isfinite(value) for value in values)
+        if len(values) != LABELS_OF_FIELD[name] or not numbers:
             raise ValueError(
                 f"{what}[{name!r}] must be {LABELS_OF_FIELD[name]} numbers in [0, {highest}], got {values}"
             )
@@ -140,7 +151,8 @@ def check_calibration(calibration: dict[str, list[list[float]]]) -> None:
         if name not in shapes:
             raise ValueError(f"calibration has no field {name!r}; known: {', '.join(shapes)}")
         rows, columns = shapes[name]
-        if len(values) != rows or any(len(row) != columns or not row[0] > 0 for row in values):
+        numbers = all(row and row[0] > 0 and all(map(math.isfinite, row)) for row in values)
+        if len(values) != rows or not numbers or any(len(row) != columns for row in values):
             raise ValueError(
                 f"calibration[{name!r}] must be {rows} lists of {columns}, the first number positive, got {values}"
             )

@@ -27,6 +27,8 @@ def regret_of(missed_utility: torch.Tensor, aversion: float) -> torch.Tensor:
 
 def check_alternatives(alternatives_GA: torch.Tensor, chosen_G: torch.Tensor | None, num_rows: int) -> None:
     """Raises ValueError, with the values, unless rows are of this batch and every choice is one of its group."""
+    if alternatives_GA.ndim != 2:
+        raise ValueError(f"alternatives must be groups of rows, (G, A), got the shape {tuple(alternatives_GA.shape)}")
     groups, actions = alternatives_GA.shape
     if chosen_G is None or chosen_G.shape != (groups,):
         given = "without `chosen`" if chosen_G is None else f"with `chosen` of shape {tuple(chosen_G.shape)}"
@@ -41,7 +43,8 @@ def check_alternatives(alternatives_GA: torch.Tensor, chosen_G: torch.Tensor | N
         )
     taken_G = alternatives_GA.gather(1, chosen_G.clamp(0, actions - 1)[:, None]).squeeze(1)
     nothing_G = (chosen_G < 0) | (chosen_G >= actions) | (taken_G < 0)
-    for group in nothing_G.nonzero().flatten().tolist():
+    if nothing_G.any():
+        group = int(nothing_G.nonzero()[0])
         raise ValueError(
             f"chosen is {int(chosen_G[group])} in group {group}, whose alternatives are "
             f"{alternatives_GA[group].tolist()}: no action stands there"

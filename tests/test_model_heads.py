@@ -218,6 +218,7 @@ def test_padded_alternatives_have_no_gradient_and_never_win():
         ([[0, 2], [1, -1]], [1, 1], r"chosen is 1 in group 1, whose alternatives are \[1, -1\]"),
         ([[1, 2]], [5], r"chosen is 5 in group 0"),
         ([[1, 2]], [-1], r"chosen is -1 in group 0"),
+        ([1, 2], [0], r"\(G, A\), got the shape \(2,\)"),
         ([[1, 9]], [0], r"names row 9; rows are 0\.\.2"),
     ],
 )

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from commands import run_command
+from prep_rows import read_text
 from tiny_run import SIZES, tiny_config, tiny_model
 
 from preprocessing.errors import UserError
 from training import evaluate, grow
 from training.command_line import parse_config
-from training.data import prepare_data, taught
+from training.config import TrainConfig
+from training.data import labels_of, prepare_data
 from training.train import checked_config
 
 SCENARIOS = Path(__file__).resolve().parents[1] / "data" / "scenarios"
@@ -109,11 +111,33 @@ def test_dev_rows_that_are_all_trained_on_leave_nothing_to_judge_by(tokenizer, t
         prepare_data(config, model_config, tokenizer, write=False)
 
 
-def test_a_label_whose_every_factor_is_zero_was_not_taught():
-    labels = ["acceptability/justice", "regret", "utility", "utility_views", "vad"]
-    assert taught(labels, {}) == labels
-    assert taught(labels, {"vad": 0.0, "preference": 0.0, "text_regret": 0.0}) == labels[:-1]
-    assert taught(labels, {"acceptability": 0.0, "preference": 0.0, "utility_views": 0.0}) == ["regret", "vad"]
+def test_a_label_that_no_term_learns_from_was_not_taught(scenarios, tmp_path: Path):
+    pairs = read_text(tmp_path, "ethics_util", "I won.,I lost.\n" * 2).records
+    verdicts = [f"acceptability/{expert}" for expert in ("deontology", "justice", "utilitarian", "virtue")]
+    labels = [*verdicts, "basic_emotions", "circumstances", "culture", "regret", "utility", "utility_views", "vad"]
+    assert labels_of(scenarios) == labels
+    assert labels_of(scenarios, {"vad": 0.0, "text_regret": 0.0, "preference": 0.0}) == [
+        name for name in labels if name not in ("vad", "regret")
+    ]
+    assert labels_of(scenarios, {"acceptability": 0.0, "utility_views": 0.0}) == [
+        name for name in labels if name not in (*verdicts, "utility", "utility_views")
+    ]
+    assert labels_of(pairs) == ["utility"]
+    assert labels_of(pairs, {"preference": 0.0}) == []
+    assert labels_of([*pairs, *scenarios], {"utility_views": 0.0, "acceptability": 0.0}).count("utility") == 1
+
+
+def test_a_recipe_named_by_its_flag_is_checked_as_one_named_first(tmp_path: Path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("output_dir: out\ntrain: [scenarios=a.jsonl]\nseed: 1\nseed: 2\n")
+    for arguments in ([str(recipe)], ["--recipe", str(recipe)], [f"--recipe={recipe}"]):
+        with pytest.raises(UserError, match="'seed' is given twice"):
+            parse_config(arguments)
+
+
+def test_what_training_writes_is_not_to_be_given():
+    with pytest.raises(UserError, match=r"model.trained_on is \{\}, but training writes it itself"):
+        TrainConfig(output_dir="run", train=["x=y"], model={"trained_on": {}})
 
 
 def test_rows_without_the_label_take_no_part_in_choosing_thresholds(tiny_model_dir: Path, tmp_path: Path):

@@ -24,7 +24,7 @@ ABILITIES = {
     **{f"acceptability/{expert}": f"acceptability to the {expert} expert" for expert in ETHICS_EXPERTS},
     "regret": "regret, from the text and against the alternatives",
 }
-SURD = "SURD: shares of a human verdict that valence, utility and regret tell together, alone or only jointly"
+SURD = "SURD: shares of a verdict that valence, utility and regret tell together, alone or only jointly"
 HIERARCHY = "Emotions are probabilities; no child's exceeds its parent's, until each is calibrated by itself."
 KEPT_BACK = "Not taught: these outputs exist but mean nothing, and `training.predict` keeps them back:"
 

@@ -47,11 +47,19 @@ def parse_config(arguments: list[str]) -> TrainConfig:
     if arguments and not arguments[0].startswith("-"):
         if not Path(arguments[0]).is_file():
             raise UserError(f"no recipe at {arguments[0]!r} (looked from {Path.cwd()}); check the path")
-        check_recipe(Path(arguments[0]))
         arguments = ["--recipe", *arguments]
+    for recipe in recipes_in(arguments):
+        check_recipe(Path(recipe))
     values = build_parser().parse_args(arguments).as_dict()
     values.pop("recipe", None)
     return TrainConfig(**values)
+
+
+def recipes_in(arguments: list[str]) -> list[str]:
+    """What --recipe names, each time."""
+    after = [value for name, value in zip(arguments, arguments[1:], strict=False) if name == "--recipe"]
+    joined = [name.partition("=")[2] for name in arguments if name.startswith("--recipe=")]
+    return [path for path in after + joined if Path(path).is_file()]
 
 
 def check_recipe(path: Path) -> None:

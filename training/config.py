@@ -41,6 +41,7 @@ LEAST = {
     "num_workers": 0,
     "seed": 0,
 }
+WRITTEN_BY_TRAINING = ("trained_on", "trained_labels", "surd_found", "thresholds", "calibration", "auto_map")
 POSITIVE = ("learning_rate", "text_encoder_learning_rate", "answer_learning_rate", "max_grad_norm")
 
 
@@ -141,10 +142,18 @@ class TrainConfig:
     def __post_init__(self):
         if self.mixed_precision == "auto":
             self.mixed_precision = native_precision()
+        self.check_model()
         self.check_numbers()
         self.check_balance()
         self.check_rows()
         self.check_loss_weights()
+
+    def check_model(self) -> None:
+        for name in WRITTEN_BY_TRAINING:
+            if name in self.model:
+                raise UserError(
+                    f"model.{name} is {self.model[name]!r:.80}, but training writes it itself; leave it out"
+                )
 
     def check_numbers(self) -> None:
         for name, least in LEAST.items():

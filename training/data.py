@@ -22,19 +22,20 @@ from preprocessing.records import RANGES, Record, by_reader, write_records
 from preprocessing.sources import refuse_repeated
 from redheart_hf import RedHeartConfig
 from redheart_hf.labels import ETHICS_EXPERTS
+from redheart_hf.losses import TERMS
 from training.config import TrainConfig
 from training.figures import check_measurable
 from training.inference import check_turns
 from training.report import write_json
 
-TERMS_OF_LABEL = {"utility": ["preference", "utility_views"], "regret": ["text_regret", "alternatives_regret"]}
-"""Labels that are not learned by the one term of their own name."""
+TERM_OF_LABEL = {"regret": "text_regret"}
+"""Labels that are not learned by the term of their own name."""
 EMOTION_FIELDS = ("basic_emotions", "fine_emotions", "korean_emotions")
 
 
 @dataclass
 class RunData:
-    """`train` is encoded; `dev` and `counts` are by reader; `labels` are those that any training record has, and
+    """`train` is encoded; `dev` and `counts` are by reader; `labels` are those that it teaches, and
     `emotion_counts` how often each emotion of a field is there."""
 
     train: Dataset
@@ -54,28 +55,24 @@ def read_sources(sources: list[str], rejected: list) -> dict[str, list[Record]]:
     return by_reader(records)
 
 
-def labels_of(records: Iterable[Record]) -> list[str]:
-    """Names of the labels that occur; acceptability by expert, utility where pairs or actions teach it, and its views
-    where actions do."""
+def labels_of(records: Iterable[Record], loss_weights: Mapping[str, float] | None = None) -> list[str]:
+    """Names of the labels that occur and that a term of the loss learns from, its factor not being zero.
+
+    Acceptability is told by expert; utility is taught by pairs or by actions, its views by actions alone.
+    """
+    weights = dict.fromkeys(TERMS, 1.0) | dict(loss_weights or {})
+    by_name = [name for name in RANGES if name != "acceptability" and weights[TERM_OF_LABEL.get(name, name)]]
     found = set()
     for record in records:
-        found |= {name for name in RANGES if name != "acceptability" and getattr(record, name) is not None}
-        judged = zip(ETHICS_EXPERTS, record.acceptability or [], strict=False)
-        found |= {f"acceptability/{expert}" for expert, value in judged if value is not None}
-        if record.worse is not None or record.actions:
+        found |= {name for name in by_name if getattr(record, name) is not None}
+        if weights["acceptability"]:
+            judged = zip(ETHICS_EXPERTS, record.acceptability or [], strict=False)
+            found |= {f"acceptability/{expert}" for expert, value in judged if value is not None}
+        if record.worse is not None and weights["preference"]:
             found.add("utility")
-        if record.actions:
-            found.add("utility_views")
+        if record.actions and weights["utility_views"]:
+            found |= {"utility", "utility_views"}
     return sorted(found)
-
-
-def taught(labels: Iterable[str], loss_weights: Mapping[str, float]) -> list[str]:
-    """Those of the `labels` that some term of the loss is made of, its factor not being zero."""
-    return [
-        label
-        for label in labels
-        if any(loss_weights.get(term, 1.0) for term in TERMS_OF_LABEL.get(label, [label.partition("/")[0]]))
-    ]
 
 
 def count_emotions(records: Iterable[Record]) -> dict[str, list[float]]:
@@ -159,4 +156,4 @@ def prepare_data(
             write_records(output_dir / f"holdout_{reader}.jsonl", records)
         write_json(output_dir / "data.json", report)
         print(json.dumps(report, indent=2, ensure_ascii=False))
-    return RunData(dataset, dev, counts, labels_of(all_train), count_emotions(all_train))
+    return RunData(dataset, dev, counts, labels_of(all_train, config.loss_weights), count_emotions(all_train))

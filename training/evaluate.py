@@ -37,7 +37,7 @@ from preprocessing.readers import files_of, parse_source, read
 from preprocessing.records import Record, by_reader
 from preprocessing.sources import Source, refuse_repeated
 from redheart_hf import RedHeartForMultiTask
-from training.figures import THRESHOLD_READERS, Thresholds, labels_of, measure
+from training.figures import THRESHOLD_READERS, Thresholds, check_measurable, labels_of, measure
 from training.inference import Predictions, predict_records
 from training.loading import load_model
 from training.metrics import best_thresholds
@@ -191,6 +191,7 @@ def main() -> None:
         check_output("--output", arguments.output, [arguments.model, *read_files])
     model, tokenizer = load_model(arguments.model)
     records, rejected = read_all(sources)
+    check_measurable(reader for rows in records.values() for reader in by_reader(rows))
     predicted = predict_by_reader(
         model, tokenizer, records, batch_size=arguments.batch_size, mixed_precision=arguments.mixed_precision
     )

@@ -110,7 +110,7 @@ def surd_terms(output: RedHeartOutput, of: str, config: RedHeartConfig) -> dict[
         raise NothingToShow("the SURD head was never taught: its run saw too few verdicts to learn from")
     return {
         "of": of,
-        "statement": "shares of what is to be known of the human verdict that are redundant (R), unique (U) or "
+        "statement": "shares of what is to be known of the verdict that are redundant (R), unique (U) or "
         "synergistic (S) in the agents, and the share none of them tells (leak); they sum to one and prove no cause",
         "agents": {str(number): name for number, name in enumerate(SURD_AGENTS, start=1)},
         "terms": dict(zip(SURD_TERMS, output.surd.terms[0].tolist(), strict=True)),

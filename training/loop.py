@@ -72,7 +72,7 @@ class TrainLoop:
             model.gradient_checkpointing_enable()
         self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, config))
         self.term_weights, self.loss_means = TermWeights(config), LossMeans()
-        self.surd_targets = SurdTargets("surd_head" in model.config.modules)
+        self.surd_targets = SurdTargets("surd" in self.terms and config.loss_weights.get("surd", 1.0) > 0)
         self.scenario_slots = ScenarioSlots(model, self.optimizer, config.memory_refresh_steps)
         self.step, self.skipped_steps, self.skipped_in_a_row, self.metrics_bytes = 0, 0, 0, 0
 

@@ -17,7 +17,11 @@ from training.report import shown
 
 # Reader -> language, what its rows teach, licence of the data as its publishers give it.
 SOURCES = {
-    "scenarios": ("en, ko", "all tasks (scenarios of this project, written and labelled by one author)", "Apache-2.0"),
+    "scenarios": (
+        "en, ko",
+        "all tasks (scenarios of this project, written and labelled by a language model)",
+        "Apache-2.0",
+    ),
     "goemotions": ("en", "7 basic emotions (GoEmotions, Demszky et al. 2020)", "Apache-2.0"),
     "goemotions_fine": ("en", "28 emotions (GoEmotions, Demszky et al. 2020)", "Apache-2.0"),
     "kote": ("ko", "44 emotions (KOTE, Jeon et al. 2022)", "MIT"),
@@ -62,10 +66,10 @@ LIMITS = """\
 """
 
 SURD_LIMIT = (
-    "The shares of SURD say what valence, utility and regret tell of a human verdict together; they prove no cause. "
-    "Redundancy is meant as in I_min (Williams and Beer 2010)."
+    "The shares of SURD say what valence, utility and regret tell together of a verdict of the training data; they "
+    "prove no cause. Redundancy is meant as in I_min (Williams and Beer 2010)."
 )
-SURD_UNTAUGHT = "Its SURD head was never taught: the run saw too few human verdicts to learn from."
+SURD_UNTAUGHT = "Its SURD head was never taught: the run saw too few verdicts to learn from."
 DIALOGUE_LIMIT = (
     "What it says of a turn given the turns before it has been tried on simulated dialogues only: no dialogues with "
     "labels by people were at hand."
@@ -83,18 +87,16 @@ def write_model_card(
     model: RedHeartForMultiTask,
 ) -> None:
     """Write README.md: front matter, what the model does, figures, data, set-up, limits."""
-    from_scenarios = "scenarios" in data_counts
+    labels = model.config.trained_labels or []
     surd = NO_SURD
     if "surd_head" in model.config.modules:
         surd = SURD_UNTAUGHT if model.config.surd_found is None else SURD_LIMIT
     limits = LIMITS.format(
         max_length=model.config.max_length,
-        learned="come from this project's own scenarios"
-        if from_scenarios
-        else "had no labels of their own in this run",
+        learned=origin_of("circumstances" in labels or "culture" in labels, data_counts),
         surd=surd,
         dialogue=DIALOGUE_LIMIT if "affect_filter" in model.config.modules else NO_DIALOGUE,
-        regret="rest on this project's own scenarios" if from_scenarios else "had no labels in this run",
+        regret=origin_of("regret" in labels or "utility_views" in labels, data_counts),
     )
     loading = HOW_TO_LOAD.format(prefix=model.config.text_prefix, basic=", ".join(BASIC_EMOTIONS))
     parts = [
@@ -109,8 +111,18 @@ def write_model_card(
     (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
 
 
+def origin_of(taught: bool, data_counts: Mapping[str, int]) -> str:
+    """Where answers come from for which no public data has labels."""
+    if not taught:
+        return "were not taught"
+    if "scenarios" in data_counts:
+        return "were learned from this project's own scenarios, which a language model wrote and labelled"
+    return "were learned from records whose labels nobody here has seen"
+
+
 def front_matter(data_counts: Mapping[str, int]) -> str:
-    lines = ["---", f"license: {'cc-by-sa-4.0' if 'emobank' in data_counts else 'apache-2.0'}"]
+    known = "apache-2.0" if set(data_counts) <= set(SOURCES) else "other"
+    lines = ["---", f"license: {'cc-by-sa-4.0' if 'emobank' in data_counts else known}"]
     lines += ["language:", *(f"- {tag}" for tag in languages_of(data_counts) or ["en", "ko"])]
     lines += ["library_name: transformers", "pipeline_tag: text-classification"]
     lines += ["tags:", "- emotion", "- ethics", "- regret", "- multi-task", "---", ""]

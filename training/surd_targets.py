@@ -1,14 +1,14 @@
-"""What the SURD head learns: the exact decomposition of a human judgement by the model's own predictions.
+"""What the SURD head learns: the exact decomposition of a verdict by the model's own predictions.
 
 In    each step's outputs and labels; a buffer of the last predictions, in the checkpoint.
 Out   targets (B, 12) for rows with a judgement, NaN for the others and until the buffer holds enough.
 Run   through TrainLoop, when the model has a SURD head.
 
-The outcome is a human label, never an output of the model: which side of a preference pair a text is on, else whether
-an action was found acceptable. Agents are the predicted valence, utility and neutral-view regret, in four bins of
-equal counts. The terms of a state of the outcome are divided by its surprise, so that they and the leak sum to one.
-They are those of thousands of predictions, never of a batch: a batch of 32 reports bits where there are none, and
-calls them synergy. What chance alone finds is logged beside them.
+The outcome is a label of the training data, never an output of the model: which side of a preference pair a text is
+on, else whether an action was found acceptable. Agents are the predicted valence, utility and neutral-view regret, in
+four bins of equal counts. The terms of a state of the outcome are divided by its surprise, so that they and the leak
+sum to one. They are those of thousands of predictions, never of a batch: a batch of 32 reports bits where there are
+none, and calls them synergy. What chance alone finds is logged beside them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ class SurdTargets:
     """The last predictions that have an outcome, and the terms of each outcome that they give.
 
     A step calls `label` before it, `see` for each of its micro-batches, and `follow` after it. For a model without a
-    SURD head (`active` false) all three do nothing.
+    SURD head, or with one that is not to learn (`active` false), all three do nothing.
     """
 
     def __init__(self, active: bool = True):

@@ -34,7 +34,7 @@ from training.checkpoint import MANIFEST, find_checkpoint, verify, write_folder 
 from training.collator import Collator  # noqa: E402
 from training.command_line import parse_config  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
-from training.data import RunData, label_weights, prepare_data, taught  # noqa: E402
+from training.data import RunData, label_weights, prepare_data  # noqa: E402
 from training.evaluate import Evaluation, evaluate_dev  # noqa: E402
 from training.loading import load_model, load_tokenizer, what_loading_raises  # noqa: E402
 from training.loop import TrainLoop  # noqa: E402
@@ -122,7 +122,7 @@ def resolve_folder(name: str, what: str) -> str:
     name = expand(name)
     if name.startswith("package:"):
         package, _, inside = name.removeprefix("package:").partition("/")
-        spec = find_spec(package)
+        spec = find_spec(package) if package.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
             raise UserError(f"{what} {name!r}: no Python package {package!r} is installed; pip install it first")
         name = str(Path(spec.submodule_search_locations[0]) / inside)
@@ -195,7 +195,7 @@ def finish(
     figures, thresholds = evaluation
     earlier_labels, earlier_data = model.config.trained_labels or [], model.config.trained_on or {}
     model.config.thresholds = thresholds or None
-    model.config.trained_labels = sorted({*earlier_labels, *taught(data.labels, config.loss_weights)})
+    model.config.trained_labels = sorted({*earlier_labels, *data.labels})
     model.config.trained_on = earlier_data | data.counts
     model.config.surd_found = loop.surd_targets.taught or model.config.surd_found
 
