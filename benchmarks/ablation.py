@@ -49,7 +49,7 @@ RECIPE = ROOT / "training" / "recipes" / "real_text.yaml"
 DATA = "${REDHEART_DATA_DIR}"
 # reader -> file, rows to train on, rows of dev; of files without a dev split, rows are held out by group.
 SOURCES: dict[str, tuple[str, int, int]] = {
-    "goemotions": (f"goemotions={DATA}/goemotions/ekman_train.tsv", 1765, 1000),
+    "goemotions": (f"goemotions={DATA}/goemotions/ekman_train.tsv", 1727, 1000),
     "emobank": (f"emobank={DATA}/emobank/emobank.csv@train", 900, 700),
     "ethics_util": (f"ethics_util={DATA}/ethics/util_train.csv", 600, 400),
     "ethics_deontology": (f"ethics_deontology={DATA}/ethics/deontology_train.csv", 220, 300),
