@@ -10,12 +10,13 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from preprocessing.errors import REMEDIES, UserError
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Each line with an end of its own. Who is stopped half-way, by a power cut too, leaves the file of before.
+    """Each line with an end of its own. If the program is interrupted, even by a power cut, the old file is kept.
 
     A character that UTF-8 has no bytes for is written as a backslash and its number, which JSON reads back.
     """
@@ -29,7 +30,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     # Always the same, so that what a kill leaves is gone with the next write; short, as the file's name may not be.
     partial = path.parent / f".partial-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}"
     try:
-        _write(partial, lines)
+        partial.unlink(missing_ok=True)  # a link that somebody put there is not followed
+        _write(partial, lines, "x")
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -37,8 +39,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _write(path: Path, lines: Iterable[str]) -> None:
-    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+def _write(path: Path, lines: Iterable[str], mode: Literal["w", "x"] = "w") -> None:
+    with path.open(mode, encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(line + "\n" for line in lines)
 
 

@@ -19,6 +19,7 @@ _NFC_SHRINKS = 4
 """NFC makes one character of four at most, so a text of more than four times the limit stays above it."""
 
 _WORD = re.compile(r"[^\W_]+")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -55,7 +56,11 @@ def name_fault(name: str, value: Any) -> str | None:
     """The same for what is not trained on, but printed, written and compared."""
     if not isinstance(value, str):
         return f"wrong-type: {name} is {value!r:.80}, not a string"
-    return _unreadable(name, value)
+    if fault := _unreadable(name, value):
+        return fault
+    if found := _CONTROL.search(value):
+        return f"control-character: {name} holds {found.group()!r}, which could command a terminal"
+    return None
 
 
 def listed(names: Iterable[str]) -> str:

@@ -89,6 +89,8 @@ BAD_ROWS: list[tuple[str, str, str | bytes]] = [
     ("nul-character", "goemotions", "a\0b\t3\tx\n"),
     ("nul-character", "goemotions", "ab\t3\tx\0\n"),
     *(("nul-character", "records", record(**{name: "a\0"})) for name in STRINGS),
+    ("control-character", "records", record(source="\x1b]0;title\x07")),
+    ("control-character", "records", record(group="a\tb")),
     ("too-many-marks", "goemotions", "a" + "\u0301\u0323" * 16 + "\t3\tx\n"),
     ("too-many-marks", "ethics_util", "better,a" + "\u0301" * 31 + "\n"),
 ]
