@@ -17,7 +17,9 @@ from tiny_run import ROOT, build_loop, tiny_config
 from preprocessing.readers import parse_source, read
 from redheart_hf.labels import SURD_TERMS
 from training import surd_targets
+from training.collator import MODEL_INPUTS
 from training.run_state import load_run
+from training.surd_score import looked_up, surd_errors
 from training.surd_targets import LEAST, SurdTargets, outcomes_of
 
 NAN = float("nan")
@@ -60,6 +62,43 @@ def test_targets_are_the_terms_of_what_was_seen():
         {"acceptability": torch.full((1, 4), NAN), "preference": torch.empty(0, 2, dtype=torch.long)}
     )
     assert none.isnan().all()
+
+
+def test_what_a_state_is_known_to_tell_is_looked_up_and_the_heads_error_stands_beside_it():
+    """The outcome is the sign of valence: a table of quartiles knows it but for the one row of the mean."""
+    generator = np.random.default_rng(0)
+    agents = generator.permuted(np.tile(np.linspace(-1, 1, LEAST), (3, 1)), axis=1).T
+    targets = SurdTargets()
+    targets.add(agents, (agents[:, 0] > 0).astype(np.int64))
+    targets.refresh()
+    asked = np.array([[-0.9, 0.1, 0.1], [0.9, 0.1, 0.1]])
+    in_state = LEAST / 64
+    for row, own in enumerate((0, 1)):
+        other = 0.5 / (in_state + 1)
+        written = (1 - other) * targets.terms[own] + other * targets.terms[1 - own]
+        np.testing.assert_allclose(looked_up(targets, asked)[row], written, atol=0.01)
+
+
+def test_the_heads_error_is_that_of_its_terms(tokenizer, scenarios, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(surd_targets, "LEAST", 12)
+    monkeypatch.setattr(surd_targets, "REFRESH_STEPS", 2)
+    config = tiny_config(tmp_path / "run", max_steps=6, batch_size=6, save_steps=6, learning_rate=1e-3)
+    loop = build_loop(tokenizer, config, scenarios[:24], **SIZES)
+    batch = loop.collator([loop.dataset[row] for row in range(8)])
+    assert surd_errors(loop.surd_targets, loop.bare_model, [batch]) is None
+    loop.train()
+    found = surd_errors(loop.surd_targets, loop.bare_model, [batch])
+    with torch.no_grad():
+        terms = loop.bare_model.eval()(**{name: batch[name] for name in MODEL_INPUTS if name in batch}).surd.terms
+    outcomes = outcomes_of(batch["labels"])
+    errors = [
+        float(((terms[row] - torch.from_numpy(loop.surd_targets.terms[outcome])) ** 2).mean())
+        for row, outcome in enumerate(outcomes.tolist())
+        if outcome >= 0
+    ]
+    assert found["rows"] == len(errors) > 0
+    assert found["head"] == pytest.approx(sum(errors) / len(errors), rel=1e-5)
+    assert found["ratio"] == found["head"] / found["looked_up"]
 
 
 def test_the_oldest_predictions_are_forgotten():
