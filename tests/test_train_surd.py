@@ -14,10 +14,12 @@ import pytest
 import torch
 from tiny_run import ROOT, build_loop, tiny_config
 
+from preprocessing.errors import UserError
 from preprocessing.readers import parse_source, read
 from redheart_hf.labels import SURD_TERMS
 from training import surd_targets
 from training.collator import MODEL_INPUTS
+from training.report import replace_file
 from training.run_state import load_run
 from training.surd_score import looked_up, surd_errors
 from training.surd_targets import LEAST, SurdTargets, outcomes_of
@@ -99,6 +101,17 @@ def test_the_heads_error_is_that_of_its_terms(tokenizer, scenarios, tmp_path: Pa
     assert found["rows"] == len(errors) > 0
     assert found["head"] == pytest.approx(sum(errors) / len(errors), rel=1e-5)
     assert found["ratio"] == found["head"] / found["looked_up"]
+
+
+def test_a_checkpoint_from_before_is_named_as_one(tokenizer, scenarios, tmp_path: Path):
+    config = tiny_config(tmp_path / "run", max_steps=2, batch_size=6, save_steps=2)
+    loop = build_loop(tokenizer, config, scenarios[:24], **SIZES)
+    loop.train()
+    folder = tmp_path / "run" / "checkpoint-2"
+    state = json.loads((folder / "state.json").read_text())
+    replace_file(folder, "state.json", json.dumps(state | {"surd": None}))
+    with pytest.raises(UserError, match=r"checkpoint-2 was written before .*--start_from"):
+        load_run(loop, folder)
 
 
 def test_the_oldest_predictions_are_forgotten():

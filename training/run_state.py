@@ -92,6 +92,11 @@ def load_run(loop: "TrainLoop", folder: Path) -> None:
     load_optimizer(loop.optimizer, folder / "optimizer.safetensors")
     if loop.surd_targets.active:
         loop.surd_targets.load(folder / "surd_predictions.safetensors")
+        if "taught" not in (state["surd"] or {}):
+            raise UserError(
+                f"{folder} was written before checkpoints said what their SURD head learned from; go on with the "
+                "version that wrote it, or start from its weights: --start_from"
+            )
         loop.surd_targets.found, loop.surd_targets.taught = state["surd"]["found"], state["surd"]["taught"]
     loop.term_weights.load_state_dict(state["term_weights"])
     loop.loss_means.load_state_dict(state["loss_means"])
