@@ -6,8 +6,9 @@ Run   REDHEART_DATA_DIR=/path/to/data python benchmarks/ablation.py --output out
       REDHEART_DATA_DIR=/path/to/data python benchmarks/ablation.py --only whole bare --seeds 1
 
 4,000 English rows, the same for all; figures on dev rows that share no text with them. The backbone is the recipe's,
-heads and modules are small, so that the table costs an hour of one core; the last line says what it did cost. A run
-that is there already is not done again, one that was killed begins anew. Differences within the spread mean nothing.
+heads and modules are small, so that the table costs about an hour of one core; the last line says what it did cost. A
+run that is there already is not done again, one that was killed begins anew. Differences within the spread mean
+nothing.
 """
 
 import argparse
@@ -87,9 +88,10 @@ SMALL: dict[str, Any] = {
 # The affect filter hears dialogues alone, of which there are none here. What the SURD head says is its own affair: its
 # error is told over that of looking its terms up by the predicted state, and below 1 it knows more than the state.
 WHOLE = [name for name in MODULES if name != "affect_filter"]
+LEFT_OUT = [name for name in WHOLE if name != "surd_head"]
 VARIANTS: dict[str, dict[str, Any]] = {
     "whole": {"modules": WHOLE},
-    **{f"without {name}": {"modules": [other for other in WHOLE if other != name]} for name in WHOLE[1:]},
+    **{f"without {name}": {"modules": [other for other in WHOLE if other != name]} for name in LEFT_OUT},
     "dense mixture": {"modules": WHOLE, "num_experts_per_tok": 8},
     "sigmoid router": {"modules": WHOLE, "router_scores": "sigmoid"},
     "bare": {"modules": []},

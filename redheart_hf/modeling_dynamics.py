@@ -105,10 +105,10 @@ class AffectFilter(nn.Module):
         alone = torch.arange(len(task_BC), device=task_BC.device)[:, None]
         mean_B3, variance_B3 = (part.squeeze(1) for part in self.follow(seen_B3, noise_B3, alone))
         if turns is not None:
-            if turns.ndim != 2 or int(turns.max()) >= len(task_BC):
+            if turns.ndim != 2 or (turns >= len(task_BC)).any():
                 raise ValueError(
                     f"turns must be dialogues of rows, (G, S), each below {len(task_BC)}; got the shape "
-                    f"{tuple(turns.shape)} and rows up to {int(turns.max())}"
+                    f"{tuple(turns.shape)} with {turns.flatten()[:8].tolist()} ..."
                 )
             held = turns >= 0
             means, variances = self.follow(seen_B3, noise_B3, turns)

@@ -88,7 +88,9 @@ def test_shrinking_a_trained_module_changes_some_answer(name, trained):
     """Of each matrix in it the second half of the rows is put out: no half of its width is idle."""
     loop, _ = trained
     whole = answers_of(loop.bare_model, loop)
-    for matrix in [key for key, value in loop.bare_model.named_parameters() if name in key and value.ndim == 2]:
+    matrices = [key for key, value in loop.bare_model.named_parameters() if name in key and value.ndim == 2]
+    assert matrices
+    for matrix in matrices:
         shrunk = copy.deepcopy(loop.bare_model)
         weight = dict(shrunk.named_parameters())[matrix]
         with torch.no_grad():

@@ -66,19 +66,26 @@ def test_targets_are_the_terms_of_what_was_seen():
     assert none.isnan().all()
 
 
-def test_what_a_state_is_known_to_tell_is_looked_up_and_the_heads_error_stands_beside_it():
-    """The outcome is the sign of valence: a table of quartiles knows it but for the one row of the mean."""
+def test_what_a_state_is_known_to_tell_is_looked_up():
+    """Counted out: the accepted share of the rows in the same quartiles, and of one row of the mean."""
     generator = np.random.default_rng(0)
-    agents = generator.permuted(np.tile(np.linspace(-1, 1, LEAST), (3, 1)), axis=1).T
+    agents = generator.normal(size=(LEAST, 3))
+    outcomes = (agents[:, 0] + generator.normal(size=LEAST) > 1).astype(np.int64)
     targets = SurdTargets()
-    targets.add(agents, (agents[:, 0] > 0).astype(np.int64))
-    targets.refresh()
-    asked = np.array([[-0.9, 0.1, 0.1], [0.9, 0.1, 0.1]])
-    in_state = LEAST / 64
-    for row, own in enumerate((0, 1)):
-        other = 0.5 / (in_state + 1)
-        written = (1 - other) * targets.terms[own] + other * targets.terms[1 - own]
-        np.testing.assert_allclose(looked_up(targets, asked)[row], written, atol=0.01)
+    targets.add(agents, outcomes)
+    targets.terms = np.eye(len(SURD_TERMS))[[0, 1]]  # the refused are all R12, the accepted all R13
+    edges = np.quantile(targets.agents[:LEAST], [0.25, 0.5, 0.75], axis=0)
+    asked = np.array([[-0.9, 0.1, 0.1], [1.2, -0.4, 0.9]])
+    shares = []
+    for row in asked:
+        same = np.ones(LEAST, dtype=bool)
+        for column in range(3):
+            same &= (agents[:, column, None] > edges[:, column]).sum(axis=1) == (row[column] > edges[:, column]).sum()
+        shares.append((outcomes[same].sum() + outcomes.mean()) / (same.sum() + 1))
+    found = looked_up(targets, asked)
+    np.testing.assert_allclose(found[:, 1], shares, rtol=1e-6)
+    np.testing.assert_allclose(found[:, 0], 1 - np.array(shares), rtol=1e-6)
+    assert shares[1] > shares[0] + 0.2
 
 
 def test_the_heads_error_is_that_of_its_terms(tokenizer, scenarios, tmp_path: Path, monkeypatch):

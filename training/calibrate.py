@@ -16,12 +16,11 @@ Exit codes: 0 done, 1 a fault of the program, 2 something you can mend.
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from preprocessing.errors import UserError, run
-from preprocessing.readers import parse_source, read
+from preprocessing.readers import parse_source
 from preprocessing.sources import refuse_repeated
 from redheart_hf.calibration import (
     expected_calibration_error,
@@ -29,7 +28,7 @@ from redheart_hf.calibration import (
     normalised_squared_error,
     variance_factors,
 )
-from training.evaluate import Predicted, predict_by_reader
+from training.evaluate import Predicted, predict_by_reader, read_all
 from training.figures import THRESHOLD_READERS, Thresholds, labels_of
 from training.loading import load_model
 from training.metrics import DEFAULT_THRESHOLD
@@ -146,12 +145,10 @@ def main() -> None:
     model, tokenizer = load_model(arguments.model)
     if model.config.calibration:
         raise UserError(f"{arguments.model} is calibrated already; remove `calibration` from its config.json first")
-    records: dict[str, list[Any]] = {}
-    for source in sources:
-        result = read(source)
-        records.setdefault(source.reader, []).extend(result.records)
-        if result.rejected:
-            print(f"{source.reader}: {len(result.rejected):,} rows could not be read and are left out")
+    records, rejected = read_all(sources)
+    for reader, count in rejected.items():
+        if count:
+            print(f"{reader}: {count:,} rows could not be read and are left out")
     fitted, lines = calibrate(predict_by_reader(model, tokenizer, records, batch_size=arguments.batch_size))
     calibration = {field: values.tolist() for field, values in fitted.items()}
     thresholds = moved_thresholds(model.config.thresholds or {}, fitted)
