@@ -108,7 +108,7 @@ class AffectFilter(nn.Module):
             if turns.ndim != 2 or (turns >= len(task_BC)).any():
                 raise ValueError(
                     f"turns must be dialogues of rows, (G, S), each below {len(task_BC)}; got the shape "
-                    f"{tuple(turns.shape)} with {turns.flatten()[:8].tolist()} ..."
+                    f"{tuple(turns.shape)} and rows up to {int(turns.max())}"
                 )
             held = turns >= 0
             means, variances = self.follow(seen_B3, noise_B3, turns)

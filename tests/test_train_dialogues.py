@@ -111,6 +111,14 @@ def test_turns_that_are_none_are_set_aside(changes, reason, tmp_path):
     assert [row.reason for row in result.rejected] == [reason]
 
 
+@pytest.mark.parametrize(
+    ("turns", "told"), [([[0, 5]], r"below 2; got the shape \(1, 2\) and rows up to 5"), ([0, 1], r"shape \(2,\)")]
+)
+def test_turns_that_name_no_row_of_the_batch_are_refused(turns, told, model):
+    with pytest.raises(ValueError, match=told):
+        model(torch.ones(2, 4, dtype=torch.long), turns=torch.tensor(turns))
+
+
 def test_the_command_says_what_the_turns_change(model, tokenizer, tmp_path):
     model.config.trained_labels = ["vad"]
     model.save_pretrained(tmp_path / "model")
