@@ -18,18 +18,16 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoModel, PreTrainedTokenizerBase
 
+from benchmarks.cached_encoder import CachedEncoder
 from preprocessing.encode import encode
 from preprocessing.errors import UserError, run
 from preprocessing.overlap import hold_out, without_overlaps
@@ -61,6 +59,7 @@ SOURCES: dict[str, tuple[str, int, int]] = {
     "ethics_virtue": (f"ethics_virtue={DATA}/ethics/virtue_train.csv", 200, 0),
     "scenarios": (f"scenarios={ROOT / 'data' / 'scenarios' / 'train.jsonl'}", 100, 33),
 }
+JUDGED = ("ethics_util", "ethics_deontology", "ethics_justice", "scenarios")  # readers whose rows have an outcome
 SCENARIOS_DEV = f"scenarios={ROOT / 'data' / 'scenarios' / 'dev.jsonl'}"
 SMALL: dict[str, Any] = {
     "task_projection_size": 128,
@@ -86,7 +85,8 @@ SMALL: dict[str, Any] = {
     "memory_slots": 256,
 }
 # The affect filter hears dialogues alone, of which there are none here. What the SURD head says is its own affair: its
-# error is told over that of looking its terms up by the predicted state, and below 1 it knows more than the state.
+# error (thousandths of the surprise) stands beside that of looking its terms up by the predicted state; below it, the
+# head knows more than the state.
 WHOLE = [name for name in MODULES if name != "affect_filter"]
 LEFT_OUT = [name for name in WHOLE if name != "surd_head"]
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -106,41 +106,9 @@ FIGURES = {
     "justice": ("ethics_justice", "accuracy"),
     "utility r": ("scenarios", "pearson_utility"),
     "regret r": ("scenarios", "pearson_regret"),
-    "SURD error over look-up": ("surd", "ratio"),
+    "SURD error": ("surd", "head"),
+    "… of look-up": ("surd", "looked_up"),
 }
-
-
-class CachedEncoder(nn.Module):
-    """The frozen encoder's hidden states, computed once for each sequence of token ids and then looked up."""
-
-    def __init__(self, encoder: nn.Module, path: Path):
-        super().__init__()
-        self.config, self.path = encoder.config, path
-        self.of = {"encoder": encoder}  # in a dictionary, so that its weights are in no checkpoint
-        self.features: dict[str, torch.Tensor] = load_file(path) if path.exists() else {}
-
-    @torch.no_grad()
-    def add(self, sequences: list[list[int]], batch_size: int = 64) -> None:
-        """Compute what is not there yet, the longest first, and keep it on the disk."""
-        new = sorted({key_of(ids): ids for ids in sequences if key_of(ids) not in self.features}.values(), key=len)
-        for start in tqdm(range(0, len(new), batch_size), desc="features", disable=not new):
-            part = new[start : start + batch_size]
-            longest = max(map(len, part))
-            input_ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids in part])
-            mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in part])
-            states = self.of["encoder"](input_ids=input_ids, attention_mask=mask).last_hidden_state.half()
-            self.features |= {key_of(ids): state[: len(ids)].clone() for ids, state in zip(part, states, strict=True)}
-        if new:
-            save_file(self.features, self.path)
-
-    def forward(self, input_ids, attention_mask=None, **kwargs):
-        lengths = attention_mask.sum(dim=1).tolist()
-        found = [self.features[key_of(ids[:n])] for ids, n in zip(input_ids.tolist(), lengths, strict=True)]
-        return SimpleNamespace(last_hidden_state=nn.utils.rnn.pad_sequence(found, batch_first=True).float())
-
-
-def key_of(ids: list[int]) -> str:
-    return np.asarray(ids, dtype=np.int32).tobytes().hex()
 
 
 def rows() -> tuple[list[Record], dict[str, list[Record]]]:
@@ -180,7 +148,8 @@ def one_run(config: TrainConfig, train: list[Record], dev: dict[str, list[Record
     loop = TrainLoop(build_accelerator(config), model, dataset, collator, config)
     loop.train()
     figures, _ = evaluate_dev(model, tokenizer, dev)
-    held = encode([record for records in dev.values() for record in records], tokenizer, model.config.max_length)
+    judged = [record for reader in JUDGED for record in dev[reader]]
+    held = encode(judged, tokenizer, model.config.max_length)
     batches = (collator([held[row] for row in range(at, min(at + 64, len(held)))]) for at in range(0, len(held), 64))
     figures |= {"surd": surd_errors(loop.surd_targets, model, batches) or {}}
     return {"figures": figures, "cpu_seconds": time.process_time() - started, "parameters": model.num_parameters()}

@@ -1,12 +1,13 @@
 """How well the SURD head tells a text's terms, beside looking them up by what the model predicts of it.
 
 In    the SurdTargets of a finished run, its model, batches with labels that it has not learned from.
-Out   mean squared errors of the head's terms and of the looked-up ones, over rows with an outcome.
+Out   roots of the mean squared errors of the head's terms and of the looked-up ones, in thousandths of the surprise.
 Run   through benchmarks/ablation.py.
 
 A row's target is what the head was taught for its outcome. The head sees the text, so that it has to do better than a
 table of 64 states, the quartiles of predicted valence, utility and regret: a row of such a state gets the mean of the
-targets that earlier rows of this state had. An error below the table's is what the head knows besides.
+targets that earlier rows of this state had. An error below the table's is what the head knows besides. Neither can be
+large where both outcomes have nearly the same terms, as they do while the predictions say little about the outcome.
 """
 
 from collections.abc import Iterable
@@ -45,7 +46,7 @@ def looked_up(targets: SurdTargets, agents: np.ndarray) -> np.ndarray:
 def surd_errors(
     targets: SurdTargets, model: RedHeartForMultiTask, batches: Iterable[dict[str, Any]]
 ) -> dict[str, float] | None:
-    """{"head": error, "looked_up": error, "ratio": the first over the second, "rows": n}; None if never taught."""
+    """{"head": error, "looked_up": error, "rows": n}, in thousandths of the surprise; None if never taught."""
     if targets.taught is None or targets.terms is None:
         return None
     squares: dict[str, list[np.ndarray]] = {"head": [], "looked_up": []}
@@ -62,6 +63,5 @@ def surd_errors(
         }
         for name, terms in found.items():
             squares[name].append(((terms - expected) ** 2).mean(axis=1))
-    errors = {name: float(np.concatenate(parts).mean()) for name, parts in squares.items()}
-    rows = sum(map(len, squares["head"]))
-    return errors | {"ratio": errors["head"] / errors["looked_up"], "rows": rows}
+    errors = {name: 1000 * float(np.concatenate(parts).mean()) ** 0.5 for name, parts in squares.items()}
+    return errors | {"rows": sum(map(len, squares["head"]))}
