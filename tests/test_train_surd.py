@@ -18,8 +18,8 @@ from preprocessing.errors import UserError
 from preprocessing.readers import parse_source, read
 from redheart_hf.labels import SURD_TERMS
 from training import surd_targets
+from training.checkpoint import rewrite_files
 from training.collator import MODEL_INPUTS
-from training.report import replace_file
 from training.run_state import load_run
 from training.surd_score import looked_up, surd_errors
 from training.surd_targets import LEAST, SurdTargets, outcomes_of
@@ -116,7 +116,7 @@ def test_a_checkpoint_from_before_is_named_as_one(tokenizer, scenarios, tmp_path
     loop.train()
     folder = tmp_path / "run" / "checkpoint-2"
     state = json.loads((folder / "state.json").read_text())
-    replace_file(folder, "state.json", json.dumps(state | {"surd": None}))
+    rewrite_files(folder, {"state.json": json.dumps(state | {"surd": None})})
     with pytest.raises(UserError, match=r"checkpoint-2 was written before .*--start_from"):
         load_run(loop, folder)
 

@@ -32,7 +32,7 @@ from training.evaluate import Predicted, predict_by_reader, read_all
 from training.figures import THRESHOLD_READERS, Thresholds, labels_of
 from training.loading import load_model
 from training.metrics import DEFAULT_THRESHOLD
-from training.report import add_to_card, store_in_config
+from training.report import store_in_config
 
 CARD = """\
 ## Calibration
@@ -152,9 +152,9 @@ def main() -> None:
     fitted, lines = calibrate(predict_by_reader(model, tokenizer, records, batch_size=arguments.batch_size))
     calibration = {field: values.tolist() for field, values in fitted.items()}
     thresholds = moved_thresholds(model.config.thresholds or {}, fitted)
-    store_in_config(arguments.model, {"calibration": calibration, "thresholds": thresholds or None})
     sources_read = "\n".join(f"- {reader}: {len(rows):,} rows" for reader, rows in records.items())
-    add_to_card(arguments.model, CARD.format(sources=sources_read, table="\n".join(lines)))
+    section = CARD.format(sources=sources_read, table="\n".join(lines))
+    store_in_config(arguments.model, {"calibration": calibration, "thresholds": thresholds or None}, section)
     print("\n".join(lines))
 
 

@@ -15,7 +15,6 @@ Exit codes: 0 done, 1 a fault of the program, 2 something you can mend.
 
 import argparse
 import copy
-import shutil
 from pathlib import Path
 
 import torch
@@ -27,7 +26,7 @@ from redheart_hf.growth import grow, grown_config
 from training.checkpoint import write_folder
 from training.inference import evaluation_mode
 from training.loading import load_model
-from training.report import add_to_card
+from training.report import with_section
 from training.run_facts import check_memory
 
 TEXTS = (
@@ -107,8 +106,9 @@ def main() -> None:
         grown.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         if (arguments.model / "README.md").is_file():
-            shutil.copy(arguments.model / "README.md", folder)
-            add_to_card(folder, CARD.format(**vars(arguments), grown_from=arguments.model.resolve().name, **sizes))
+            section = CARD.format(**vars(arguments), grown_from=arguments.model.resolve().name, **sizes)
+            card = with_section((arguments.model / "README.md").read_text(encoding="utf-8"), section)
+            (folder / "README.md").write_text(card, encoding="utf-8")
 
     write_folder(arguments.output, write, {"grown_from": arguments.model.name})
     print(

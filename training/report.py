@@ -12,7 +12,7 @@ from typing import Any
 
 from preprocessing.errors import UserError
 from preprocessing.files import write_lines
-from training.checkpoint import MANIFEST, file_digest, free_mib, read_manifest
+from training.checkpoint import free_mib, rewrite_files
 from training.figures import Thresholds
 
 
@@ -45,26 +45,20 @@ def store_thresholds(folder: Path, thresholds: Thresholds) -> None:
     store_in_config(folder, {"thresholds": {**(stored or {}), **thresholds}})
 
 
-def store_in_config(folder: Path, changes: Mapping[str, Any]) -> None:
-    """Change fields of the folder's config.json."""
+def store_in_config(folder: Path, changes: Mapping[str, Any], section: str | None = None) -> None:
+    """Change fields of the folder's config.json and put a section at the end of its model card, both or neither.
+
+    A folder without a card is left without one.
+    """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    replace_file(folder, "config.json", as_json(config | dict(changes), sort_keys=True))
+    texts = {"config.json": as_json(config | dict(changes), sort_keys=True) + "\n"}
+    if section and (folder / "README.md").is_file():
+        texts["README.md"] = with_section((folder / "README.md").read_text(encoding="utf-8"), section)
+    rewrite_files(folder, texts)
 
 
-def add_to_card(folder: Path, section: str) -> None:
-    """Put a section at the end of the folder's model card; a folder without one is left so."""
-    if (folder / "README.md").is_file():
-        card = (folder / "README.md").read_text(encoding="utf-8")
-        replace_file(folder, "README.md", f"{card.rstrip()}\n\n{section.rstrip()}")
-
-
-def replace_file(folder: Path, name: str, text: str) -> None:
-    """Write a file of a model folder anew, and its digest into the manifest if there is one."""
-    manifest = read_manifest(folder) if (folder / MANIFEST).is_file() else None  # before anything is changed
-    write_whole(folder / name, text)
-    if manifest is not None:
-        manifest["files"][name] = file_digest(folder / name)
-        write_json(folder / MANIFEST, manifest)
+def with_section(card: str, section: str) -> str:
+    return f"{card.rstrip()}\n\n{section.rstrip()}\n"
 
 
 def as_json(value: Any, sort_keys: bool = False) -> str:
