@@ -35,6 +35,7 @@ from preprocessing.readers import parse_source, read
 from preprocessing.records import Record, by_reader
 from redheart_hf.labels import MODULES, TASKS
 from training import surd_targets
+from training.build import build_accelerator, build_model, resolve_folder
 from training.collator import Collator
 from training.command_line import parse_config
 from training.config import TrainConfig
@@ -43,7 +44,6 @@ from training.loop import TrainLoop
 from training.report import write_json
 from training.standardize import fit_standardization
 from training.surd_score import surd_errors
-from training.train import build_accelerator, build_model, resolve_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 surd_targets.LEAST = 1500  # a run here sees about 4,000 verdicts; chance, as it finds 128 cells, is logged beside

@@ -31,9 +31,9 @@ from preprocessing.overlap import half_of, hold_out, without_overlaps
 from preprocessing.readers import parse_source, read
 from preprocessing.records import Record
 from training.batch_plan import BatchPlan
+from training.build import resolve_folder
 from training.figures import measure
 from training.metrics import best_thresholds
-from training.train import resolve_folder
 
 DATA = "${REDHEART_DATA_DIR}"
 SOURCES = {

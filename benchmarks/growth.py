@@ -29,11 +29,11 @@ from preprocessing.readers import parse_source, read
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.growth import grow
 from redheart_hf.losses import gaussian_nll, label_counts, loss_sums, masked_sum, multi_task_loss
+from training.build import build_accelerator, build_model
 from training.collator import MODEL_INPUTS, Collator
 from training.config import TrainConfig
 from training.inference import evaluation_mode
 from training.loop import TrainLoop
-from training.train import build_accelerator, build_model
 from training.train_tokenizer import texts_of, train_tokenizer
 
 SOURCES = {"goemotions/ekman_train.tsv": ("goemotions", 8000), "emobank/emobank.csv@train": ("emobank", 3000)}

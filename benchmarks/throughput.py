@@ -27,11 +27,11 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from preprocessing.encode import encode
 from preprocessing.errors import run
 from preprocessing.readers import parse_source, read
+from training.build import build_accelerator, build_model
 from training.collator import Collator
 from training.command_line import parse_config
 from training.config import TrainConfig
 from training.loop import TrainLoop
-from training.train import build_accelerator, build_model
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "training" / "recipes" / "real_text.yaml"

@@ -20,9 +20,9 @@ from preprocessing.encode import encode
 from preprocessing.errors import run
 from preprocessing.readers import parse_source, read
 from redheart_hf.presets import PRESETS
+from training.build import build_accelerator, build_model
 from training.collator import Collator
 from training.loop import TrainLoop
-from training.train import build_accelerator, build_model
 
 UP_TO_800M = [name for name in PRESETS if not name.endswith("b")]
 

@@ -21,11 +21,11 @@ from transformers import BertConfig
 from preprocessing.errors import UserError
 from preprocessing.sources import expand, parse
 from redheart_hf import preset_config
+from training.build import checked_config
 from training.command_line import build_parser, parse_config
 from training.config import FREE_ON_RESUME, TrainConfig
 from training.optim import TermWeights
 from training.run_facts import native_precision
-from training.train import checked_config
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "training" / "recipes").glob("*.yaml"))

@@ -16,12 +16,12 @@ from transformers import BertConfig, BertModel
 
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartForMultiTask, preset_config
+from training.build import build_model
 from training.checkpoint import MANIFEST, verify, write_folder
 from training.loading import load_model, load_tokenizer
 from training.report import store_in_config
 from training.run_log import RunLog, seconds_logged
 from training.run_state import read_state
-from training.train import build_model
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_a_damaged_text_encoder_is_named(damage, tiny_bert_dir: Path, tokenizer_
 def test_another_models_tokenizer_is_refused(tokenizer, tmp_path: Path):
     RedHeartForMultiTask(preset_config("redheart-tiny", vocab_size=300)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=rf"tokenizer in {tmp_path} has 1024 entries, the model's embeddings 300"):
+    with pytest.raises(UserError, match=rf"tokenizer in {tmp_path} has 1024 entries, .* its ids 300"):
         load_model(tmp_path)
 
 

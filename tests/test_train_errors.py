@@ -20,10 +20,10 @@ from accelerate.optimizer import AcceleratedOptimizer
 from tiny_run import ROOT, build_loop, tiny_config
 
 from preprocessing.errors import UserError
+from training.build import build_accelerator
 from training.checkpoint import verify
 from training.loop import MAX_SKIPPED_IN_A_ROW, TrainLoop
 from training.nonfinite import NonFiniteError
-from training.train import build_accelerator
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from tiny_run import SIZES, tiny_config, tiny_model
 
 from preprocessing.errors import UserError
 from training import evaluate, grow
+from training.build import checked_config
 from training.command_line import parse_config
 from training.config import TrainConfig
 from training.data import labels_of, prepare_data
-from training.train import checked_config
 
 SCENARIOS = Path(__file__).resolve().parents[1] / "data" / "scenarios"
 

@@ -18,7 +18,8 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartForMultiTask
-from training.train import checked_config, train
+from training.build import checked_config
+from training.train import train
 
 ROWS = 24
 

@@ -8,11 +8,11 @@ Run   `pytest tests/test_train_start.py`
 import pytest
 import torch
 from tiny_run import tiny_config
-from transformers import BertConfig
+from transformers import BertConfig, BertModel
 
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartForMultiTask, preset_config
-from training.train import build_model
+from training.build import build_model, left_behind
 
 WEIGHTS = {"basic_emotions": [0.5] * 7}
 
@@ -68,6 +68,26 @@ def test_what_the_weights_do_not_allow_is_refused(folder, tmp_path):
             build_model(tiny_config(tmp_path / "run", start_from=str(folder), model={name: value}))
     with pytest.raises(UserError, match="no model folder at"):
         build_model(tiny_config(tmp_path / "run", start_from=str(folder / "nothing")))
+
+
+def test_what_a_recipe_names_beside_start_from_is_said(folder, tmp_path):
+    """A recipe's `modules: []` takes trained modules away: as asked, but not in silence."""
+    config = tiny_config(tmp_path / "run", start_from=str(folder), text_encoder="some/encoder", model={"modules": []})
+    lines = left_behind(config, build_model(config)[1])
+    assert len(lines) == 2
+    assert lines[0].startswith("text_encoder some/encoder is not used")
+    assert lines[1].startswith("triangle, which the model of start_from has, is left out")
+    plain = tiny_config(tmp_path / "run", start_from=str(folder))
+    assert left_behind(plain, build_model(plain)[1]) == []
+
+
+def test_a_tokenizer_with_more_entries_than_the_encoder_has_is_refused(tokenizer_dir, tmp_path):
+    BertModel(
+        BertConfig(vocab_size=200, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    ).save_pretrained(tmp_path / "encoder")
+    config = tiny_config(tmp_path / "run", text_encoder=str(tmp_path / "encoder"), tokenizer=str(tokenizer_dir))
+    with pytest.raises(UserError, match=rf"tokenizer in {tokenizer_dir} has 1024 entries, .* its ids 200"):
+        build_model(config)
 
 
 def test_an_encoder_that_would_begin_after_the_end_is_refused(tmp_path):

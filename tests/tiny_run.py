@@ -26,11 +26,11 @@ from preprocessing.readers import parse_source, read
 from preprocessing.records import Record
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask
 from training import checkpoint
+from training.build import build_accelerator
 from training.collator import Collator
 from training.config import TrainConfig
 from training.loop import TrainLoop
 from training.run_state import load_run
-from training.train import build_accelerator
 
 os.environ["ACCELERATE_USE_CPU"] = "true"
 ROOT = Path(__file__).resolve().parents[1]

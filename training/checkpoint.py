@@ -60,7 +60,8 @@ def flush_to_disk(path: Path) -> None:
 def write_folder(target: Path, write: Callable[[Path], None], facts: Mapping[str, Any] | None) -> None:
     """Make `target` hold what `write` puts into an empty folder, or leave everything as it was.
 
-    With `facts` there is a manifest, which holds them. Raises UserError when the disk is full or the place cannot be written.
+    With `facts` there is a manifest, which holds them. Raises UserError when the disk is full or the place cannot be
+    written.
     """
     staging = target.parent / f".{target.name}.partial"
     retired = target.parent / f".{target.name}.old"

