@@ -15,12 +15,10 @@ from preprocessing.errors import BadRow
 from preprocessing.files import write_lines
 from preprocessing.text import clean, listed, name_fault, text_fault
 from redheart_hf.labels import (
-    BASIC_EMOTIONS,
     CIRCUMSTANCES,
     CULTURE,
+    EMOTION_FIELDS,
     ETHICS_EXPERTS,
-    FINE_EMOTIONS,
-    KOREAN_EMOTIONS,
     VAD,
     VIEWS,
 )
@@ -115,9 +113,7 @@ def _check_keys(kind: type[Any], values: Any, name: str) -> None:
 
 
 RANGES: dict[str, tuple[int, float, float]] = {
-    "basic_emotions": (len(BASIC_EMOTIONS), 0, 1),
-    "fine_emotions": (len(FINE_EMOTIONS), 0, 1),
-    "korean_emotions": (len(KOREAN_EMOTIONS), 0, 1),
+    **{field: (len(names), 0, 1) for field, names in EMOTION_FIELDS.items()},
     "vad": (len(VAD), -1, 1),
     "culture": (len(CULTURE), 0, 1),
     "circumstances": (len(CIRCUMSTANCES), -1, 1),

@@ -8,14 +8,9 @@ Run   through `RedHeartConfig(...)`.
 import math
 from typing import Any
 
-from .labels import BASIC_EMOTIONS, CIRCUMSTANCES, FINE_EMOTIONS, KOREAN_EMOTIONS, MODULES, MODULES_OF_MODE, VAD
+from .labels import CIRCUMSTANCES, EMOTION_FIELDS, MODULES, MODULES_OF_MODE, VAD
 
-LABELS_OF_FIELD = {
-    "basic_emotions": len(BASIC_EMOTIONS),
-    "fine_emotions": len(FINE_EMOTIONS),
-    "korean_emotions": len(KOREAN_EMOTIONS),
-}
-
+LABELS_OF_FIELD = {field: len(names) for field, names in EMOTION_FIELDS.items()}
 POSITIVE_NUMBERS = ("rope_theta", "layer_norm_eps", "memory_sharpness", "huber_delta", "quantile_huber_delta")
 NUMBERS_FROM_ZERO = (
     "num_hidden_layers",

@@ -106,6 +106,12 @@ KOREAN_TO_BASIC_REASONS = {
 }
 KOREAN_TO_BASIC = {name: basic for name, (basic, _) in KOREAN_TO_BASIC_REASONS.items()}
 KOREAN_EMOTIONS = tuple(KOREAN_TO_BASIC)
+# Label field -> its names, from coarse to fine.
+EMOTION_FIELDS = {
+    "basic_emotions": BASIC_EMOTIONS,
+    "fine_emotions": FINE_EMOTIONS,
+    "korean_emotions": KOREAN_EMOTIONS,
+}
 
 VAD = ("valence", "arousal", "dominance")
 CULTURE = ("jeong", "han", "chemyeon")

@@ -24,7 +24,7 @@ from training.explain_attribution import attribute, integrate
 from training.explain_targets import TARGETS, choose_target, find_target
 from training.explain_words import parts_with_words, read
 from training.loading import load_model
-from training.predict import make_record, predict
+from training.prediction import make_record, predict
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from commands import run_command
 
 from preprocessing.records import Record
 from redheart_hf.labels import BASIC_EMOTIONS, CIRCUMSTANCES, KOREAN_EMOTIONS, VIEWS
-from training import predict
+from training import predict, prediction
 from training.inference import predict_records
 from training.loading import load_model
 
@@ -207,7 +207,7 @@ def test_what_was_never_trained_is_null_and_said_to_be_so(tiny_model_dir):
     """A head without labels answers by chance; a number from it would be made up."""
     model, tokenizer = load_model(tiny_model_dir)
     model.config.trained_labels = ["basic_emotions", "utility", "acceptability/virtue"]
-    result = predict.predict(model, tokenizer, "Nobody told me the shop had closed.")
+    result = prediction.predict(model, tokenizer, "Nobody told me the shop had closed.")
     for name in ("fine_emotions", "korean_emotions", "vad", "culture", "circumstances", "text_regret"):
         assert result[name] is None
     assert sum(value is not None for value in result["acceptability"].values()) == 1
@@ -225,7 +225,7 @@ def test_what_was_never_trained_is_null_and_said_to_be_so(tiny_model_dir):
 def test_views_that_pairs_do_not_teach_are_kept_back(trained_labels, taught, tiny_model_dir):
     model, tokenizer = load_model(tiny_model_dir)
     model.config.trained_labels = trained_labels
-    result = predict.predict(model, tokenizer, TEXT, ["말한다", "Say nothing"], chosen=1)
+    result = prediction.predict(model, tokenizer, TEXT, ["말한다", "Say nothing"], chosen=1)
     for action in result["actions"]:
         for quantity in ("utility", "regret"):
             assert {view for view, value in action[quantity].items() if value is not None} == taught

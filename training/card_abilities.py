@@ -8,7 +8,7 @@ Run   through training/model_card.py.
 from collections.abc import Sequence
 
 from redheart_hf import RedHeartConfig
-from redheart_hf.labels import ETHICS_EXPERTS
+from redheart_hf.labels import EMOTION_FIELDS, ETHICS_EXPERTS
 
 LANGUAGES = {"en": "English", "ko": "Korean"}
 # Label of the training data -> what it teaches.
@@ -39,7 +39,7 @@ def abilities(config: RedHeartConfig, languages: Sequence[str]) -> str:
         (untaught if config.surd_found is None else taught).append(SURD)
     lines = ["# Red Heart", "", f"Reads a text in {read_in} and answers, in one pass:", ""]
     lines += [*(f"- {text}" for text in taught), ""]
-    if {"basic_emotions", "fine_emotions", "korean_emotions"} & set(labels):
+    if set(EMOTION_FIELDS) & set(labels):
         lines += [HIERARCHY, ""]
     if untaught:
         lines += [KEPT_BACK, "", *(f"- {text}" for text in untaught), ""]

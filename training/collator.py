@@ -16,12 +16,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from redheart_hf.labels import (
-    BASIC_EMOTIONS,
     CIRCUMSTANCES,
     CULTURE,
+    EMOTION_FIELDS,
     ETHICS_EXPERTS,
-    FINE_EMOTIONS,
-    KOREAN_EMOTIONS,
     VAD,
     VIEWS,
 )
@@ -31,9 +29,7 @@ Batch = dict[str, Any]
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "alternatives", "chosen", "turns")
 
 TEXT_LABELS = {  # of the text itself
-    "basic_emotions": len(BASIC_EMOTIONS),
-    "fine_emotions": len(FINE_EMOTIONS),
-    "korean_emotions": len(KOREAN_EMOTIONS),
+    **{field: len(names) for field, names in EMOTION_FIELDS.items()},
     "vad": len(VAD),
     "culture": len(CULTURE),
     "regret": len(VIEWS),

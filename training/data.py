@@ -21,7 +21,7 @@ from preprocessing.readers import parse_source, read, write_rejected
 from preprocessing.records import RANGES, Record, by_reader, write_records
 from preprocessing.sources import refuse_repeated
 from redheart_hf import RedHeartConfig
-from redheart_hf.labels import ETHICS_EXPERTS
+from redheart_hf.labels import EMOTION_FIELDS, ETHICS_EXPERTS
 from redheart_hf.losses import TERMS
 from training.config import TrainConfig
 from training.figures import check_measurable
@@ -30,7 +30,6 @@ from training.report import write_json
 
 TERM_OF_LABEL = {"regret": "text_regret"}
 """Labels that are not learned by the term of their own name."""
-EMOTION_FIELDS = ("basic_emotions", "fine_emotions", "korean_emotions")
 
 
 @dataclass

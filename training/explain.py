@@ -38,7 +38,8 @@ from training.explain_text import as_text
 from training.explain_words import Reading, parts_with_words, read
 from training.inference import evaluation_mode
 from training.loading import load_model
-from training.predict import check_choice, make_record, predict, read_stdin
+from training.predict import check_choice, read_stdin
+from training.prediction import make_record, predict
 from training.report import write_whole
 
 OF_ACTIONS = ("actions", "best", "chosen", "regret")

@@ -1,6 +1,6 @@
 """Why this answer, from the model's own intermediate results: experts, circumstances, alternatives, SURD.
 
-In    the output for one sequence, the dict of `training.predict.predict`, the config.
+In    the output for one sequence, the dict of `training.prediction.predict`, the config.
 Out   a dict each, or NothingToShow with the reason: what was never taught would be made up.
 Run   through training/explain.py.
 
@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from redheart_hf import RedHeartConfig
-from redheart_hf.labels import CIRCUMSTANCES, SURD_AGENTS, SURD_TERMS, VIEWS
+from redheart_hf.labels import CIRCUMSTANCES, EMOTION_FIELDS, SURD_AGENTS, SURD_TERMS, VIEWS
 from redheart_hf.modeling_head_emotion import MixtureOfExperts
 from redheart_hf.outputs import RedHeartOutput
-from training.predict import taught_views
+from training.prediction import taught_views
 
-EMOTION_LABELS = ("basic_emotions", "fine_emotions", "korean_emotions", "vad")
 ADDS_UP = (
     "the contributions add up to the utility; each is weight x value, times intensity for all but intensity itself"
 )
@@ -34,7 +33,7 @@ def teaches(config: RedHeartConfig, *labels: str) -> bool:
 
 def expert_use(output: RedHeartOutput, mixture: MixtureOfExperts, config: RedHeartConfig) -> dict[str, Any]:
     """Of one text: each expert's score, the bias that keeps the load even, who was chosen and with what gate."""
-    if not teaches(config, *EMOTION_LABELS):
+    if not teaches(config, *EMOTION_FIELDS, "vad"):
         raise NothingToShow("no label that the experts answer for was in the training data")
     logits_E, chosen_E = output.emotion.router_logits[0].float(), output.emotion.router_load > 0
     columns = (mixture.scores(logits_E), mixture.router_bias, chosen_E, mixture.gates(logits_E, chosen_E))

@@ -32,7 +32,7 @@ from redheart_hf.labels import (
     VIEWS,
 )
 from redheart_hf.outputs import RedHeartOutput
-from training.predict import LABEL_BEHIND
+from training.prediction import LABEL_BEHIND
 
 Calibration = Mapping[str, list[list[float]]]
 

@@ -1,6 +1,6 @@
 """A prediction laid out for people, with bars and in columns that hold in Korean too.
 
-In    the dict that `training.predict.predict` gives.
+In    the dict that `training.prediction.predict` gives.
 Out   lines of text.
 Run   through training/predict.py.
 """
