@@ -53,14 +53,18 @@ class RedHeartConfig(PreTrainedConfig):
     type_vocab_size: int = 2
     """Segments our own embeddings tell apart: a text and its second part (an action, an excuse, a trait)."""
     pad_token_id: int = 0
+    """Row of our own embeddings that padding reads; it does not learn."""
     text_encoder_config: dict | PreTrainedConfig | None = None
     """Config of a Hugging Face encoder that reads the text in place of our own token embeddings."""
     text_encoder_mode: Literal["trained", "layers", "frozen", "lora"] = "trained"
     """What of it learns: all, all but its token embeddings (of a multilingual encoder the most part), nothing, or
     low-rank adapters."""
     lora_rank: int = 8
+    """Inner width of each adapter (Hu et al. 2021, arXiv 2106.09685); this and the next two with mode `lora` alone."""
     lora_alpha: int = 16
+    """What an adapter adds is multiplied by `lora_alpha` / `lora_rank`."""
     lora_target_modules: list[str] | str = "all-linear"
+    """Layers of the encoder that get adapters, by the ends of their names."""
     text_encoder_standardize: bool = False
     """Whether its states are taken less their mean and over their spread, both measured before training."""
     text_prefix: str = ""
@@ -71,16 +75,27 @@ class RedHeartConfig(PreTrainedConfig):
     input_residual: bool = False
     """Whether what was read goes past the input projection too; what reads must then be as wide as the backbone."""
     hidden_size: int = 768
+    """Width D of the backbone's hidden states; a multiple of `num_attention_heads`."""
     num_hidden_layers: int = 6
+    """Blocks of the backbone; zero leaves the encoder's states to the heads."""
     num_attention_heads: int = 12
+    """Heads of each block's self-attention; `hidden_size` over it must be even, for the rotary angles."""
     intermediate_size: int = 3072
+    """Inner width of each block's feed-forward layer."""
     block_type: Literal["pre_ln_gelu", "post_ln_swiglu"] = "pre_ln_gelu"
+    """Norm before each branch and GELU, or norm after it and a gated SiLU (Shazeer 2020, arXiv 2002.05202)."""
     rope_theta: float | int = 10000.0
+    """Base of the rotary angles' wavelengths (Su et al. 2021, arXiv 2104.09864)."""
     hidden_dropout: float | int = 0.1
+    """Share of each branch's output that training drops."""
     attention_dropout: float | int = 0.1
+    """Share of the blocks' attention weights that training drops."""
     layer_norm_eps: float | int = 1e-5
+    """Added to the variance in every norm."""
     initialization: Literal["normal", "he"] = "normal"
+    """Fresh matrices: a normal of `initializer_range`, or by the number of inputs (He et al. 2015, arXiv 1502.01852)."""
     initializer_range: float | int = 0.02
+    """Standard deviation of a normal start."""
     output_initializer_range: float | int | None = None
     """Standard deviation with which layers start that answer, or close a branch of backbone, tasks and heads; null for
     `initializer_range`. At 0 a fresh stack is silent but for what goes past its branches."""
@@ -92,42 +107,59 @@ class RedHeartConfig(PreTrainedConfig):
     answer_residual: bool = False
     """Whether ethics, regret and SURD answers are linear in what they read, their hidden layers adding to that."""
     task_projection_size: int = 640
+    """Inner width of each task's projection of the pooled states to `task_size`."""
     task_specialization_size: int = 480
+    """Inner width of the residual branch that each task has to itself after that."""
     task_attention_size: int = 480
     """Inner width of the attention across the task vectors; a multiple of `num_task_attention_heads`."""
     num_task_attention_heads: int = 8
+    """Heads of the attention across the task vectors."""
 
     emotion_trunk_sizes: list[int] = field(default_factory=lambda: [2048, 1536])
+    """Inner widths of the emotion head's first branch, one layer each."""
     num_experts: int = 8
+    """Experts of the emotion head's mixture."""
     num_experts_per_tok: int = 2
     """Experts that answer for one text; equal to `num_experts`, the mixture is dense."""
     moe_intermediate_size: int = 1024
+    """Inner width of each expert."""
     router_scores: Literal["softmax", "sigmoid"] = "softmax"
     """How the router weighs experts: against one another, or each by itself after the states' length is taken out."""
     router_bias_rate: float | int = 0.001
     """Step of the balancing bias (Wang et al. 2024, arXiv 2408.15664), moved after each optimizer step."""
     emotion_level_size: int = 1376
+    """Inner width of the branches before the three levels: polarity, basic, fine."""
     emotion_culture_size: int = 1920
+    """Inner width of the layer that jeong, han and chemyeon are read from."""
     emotion_attention_size: int = 1024
+    """Inner width of the attention over trunk, mixture and culture."""
 
     ethics_trunk_sizes: list[int] = field(default_factory=lambda: [2048, 1536])
+    """Inner widths of the ethics head's first branch."""
     ethics_expert_sizes: list[int] = field(default_factory=lambda: [2688, 864])
+    """Inner widths of each of the four experts."""
     circumstance_weights: list[float] = field(default_factory=lambda: [1 / 7] * 7)
     """Weight of each circumstance in utility, in the order of `labels.CIRCUMSTANCES`; they sum to one."""
 
     regret_trunk_sizes: list[int] = field(default_factory=lambda: [2048, 1536])
+    """Inner widths of the regret head's first branch."""
     regret_view_sizes: list[int] = field(default_factory=lambda: [3072, 1344])
+    """Inner widths of each of the three views."""
     regret_aversion: float | int = 0.5
     """c in Q(d) = d + c d^3, the regret function of Loomes and Sugden (1982); zero makes regret linear."""
 
     modules: list[str] | str = field(default_factory=lambda: list(MODULES))
     """Which of `labels.MODULES` the model has, or a mode; what is left out has no weights and no say."""
     surd_trunk_sizes: list[int] = field(default_factory=lambda: [2048, 1536])
+    """Inner widths of the SURD head's first branch."""
     surd_term_sizes: list[int] = field(default_factory=lambda: [3072, 3008])
+    """Inner widths of the layers that give its twelve terms."""
     analyzer_size: int = 768
     """Width of the analyzers' queries; a multiple of `num_analyzer_heads`."""
     num_analyzer_heads: int = 12
+    """Heads of the analyzers' attention."""
     num_emotion_analyzer_layers: int = 4
+    """Layers of that analyzer, each of attention and a feed-forward layer of the width below; so for all four."""
     emotion_analyzer_intermediate_size: int = 4992
     num_ethics_analyzer_layers: int = 4
     ethics_analyzer_intermediate_size: int = 4160
@@ -138,20 +170,28 @@ class RedHeartConfig(PreTrainedConfig):
     num_filters: int = 1728
     """Damped oscillators of the signal simulator."""
     filter_mixer_size: int = 1600
+    """Inner width of the layer that reads the oscillators."""
     affect_observer_sizes: list[int] = field(default_factory=lambda: [2048, 1888])
+    """Inner widths of what the affect filter observes with: VAD of a turn and how sure it is."""
     memory_slots: int = 9728
+    """Slots of the scenario memory, each a key and a value of `hidden_size`."""
     memory_sharpness: float | int = 30.0
     """What the cosine between a vector and a slot is multiplied by before softmax."""
     feedback_steps: int = 1
     """Rounds of the triangle in one forward pass; zero is the model without it."""
 
     focal_gamma: float | int = 2.0
+    """Exponent of |t - p| in the emotions' focal loss (Lin et al. 2017, arXiv 1708.02002); 0: cross-entropy."""
     huber_delta: float | int = 1.0
+    """Where the loss of regret turns from squared to linear."""
     quantile_huber_delta: float | int = 0.1
+    """Where that of the three views of utility does (Dabney et al. 2018, arXiv 1710.10044)."""
     extreme_margin: float | int = 3.0
     """Raw circumstances beyond +-margin are penalised: there their squashed values no longer learn."""
     extreme_penalty: float | int = 0.01
+    """Factor of that penalty, the squared distance past the margin."""
     router_z_loss_weight: float | int = 0.001
+    """Factor of the squared log-sum of a softmax router's exponentials (Zoph et al. 2022, arXiv 2202.08906)."""
 
     thresholds: dict[str, list[float]] | None = None
     """Per label field, the probability from which a label counts as present; chosen on dev, null before that. Where
@@ -168,6 +208,7 @@ class RedHeartConfig(PreTrainedConfig):
     trained_on: dict[str, int] | None = None
     """Reader -> records it has learned from, in the last run and in those that it was started from."""
     auto_map: dict[str, str] | None = None
+    """The classes in a saved folder that Transformers' Auto classes load; written here, never read from a file."""
 
     def __post_init__(self, **kwargs: Any):
         unknown = sorted(set(kwargs) - TRANSFORMERS_KEYS)
