@@ -93,7 +93,7 @@ class RedHeartConfig(PreTrainedConfig):
     layer_norm_eps: float | int = 1e-5
     """Added to the variance in every norm."""
     initialization: Literal["normal", "he"] = "normal"
-    """Fresh matrices: a normal of `initializer_range`, or by the number of inputs (He et al. 2015, arXiv 1502.01852)."""
+    """Fresh matrices: normal by `initializer_range`, or by their inputs' number (He et al. 2015, arXiv 1502.01852)."""
     initializer_range: float | int = 0.02
     """Standard deviation of a normal start."""
     output_initializer_range: float | int | None = None
