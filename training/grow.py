@@ -35,7 +35,7 @@ TEXTS = (
     "Thank you so much, this made my day!",
     "할머니 손을 잡고 병원 복도를 걷는 동안 아무 말도 하지 않았다.",
 )
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5
 CARD = """\
 ## Growth
 
