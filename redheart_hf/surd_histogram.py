@@ -13,15 +13,24 @@ import numpy as np
 Series = np.ndarray | Sequence[np.ndarray]
 
 
+def as_real(values: np.ndarray) -> np.ndarray:
+    """The values as float64; raises ValueError for complex ones, whose imaginary parts would be lost."""
+    if np.iscomplexobj(values):
+        raise ValueError(
+            f"values must be real numbers, got {np.asarray(values).dtype}; take their parts as two series"
+        )
+    return np.asarray(values, dtype=np.float64)
+
+
 def binned(
     target: np.ndarray, agents: Series, bins: int | Sequence[int], lag: int, binning: str
 ) -> tuple[list[np.ndarray], list[int]]:
     """Each series as numbers of bins, the target's first, and how many bins each has."""
-    target = np.asarray(target, dtype=np.float64)
+    target = as_real(target)
     if target.ndim != 1:
         raise ValueError(f"the target must be one series (N,), got shape {target.shape}")
     columns = agents if isinstance(agents, (list, tuple)) else np.atleast_2d(np.asarray(agents).T)
-    series = [target, *(np.asarray(column, dtype=np.float64) for column in columns)]
+    series = [target, *(as_real(column) for column in columns)]
     shapes = sorted({column.shape for column in series})
     if len(shapes) > 1:
         raise ValueError(f"target {target.shape} and agents must have one value a sample, got shapes {shapes}")

@@ -233,6 +233,7 @@ UNIFORM = np.full((2, 2), 0.25)
         (UNIFORM * [[np.nan, 1], [1, 1]], "finite"),
         (UNIFORM * 2, r"sum to one, got 2\.0"),
         (np.array([[0.5, 0.5], [0.0, 0.0]]), "one value only"),
+        (UNIFORM + 0.1j, "real numbers, got complex128"),
     ],
 )
 def test_what_is_no_distribution_is_refused(p: np.ndarray, said: str):
@@ -257,6 +258,7 @@ def test_too_few_samples_are_refused_with_the_number_needed(samples):
         ({"bins": [2, 2]}, r"bins.*\[2, 2\]"),
         ({"agents": np.zeros((3, 600))}, r"shapes \[\(3,\), \(600,\)\]"),
         ({"agents": np.full((600, 3), np.nan)}, r"series \[1, 2, 3\].*not finite"),
+        ({"agents": np.full((600, 3), 1j)}, "real numbers, got complex128"),
         ({"max_order": 4}, "max_order must lie in 1..3 for 3 agents, got 4"),
         ({"binning": "equal"}, "binning must be one of width, quantile, got 'equal'"),
     ],
