@@ -90,26 +90,39 @@ class RedHeartPreTrainedModel(PreTrainedModel):
         if modules is not None or hasattr(config, "modules"):
             hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
             saved = RedHeartConfig.from_pretrained(pretrained_model_name_or_path, **hub)
-            kwargs["config"] = copy.deepcopy(config if hasattr(config, "modules") else saved)
-            asked = kwargs["config"].modules if modules is None else modules
-            if new_modules and isinstance(asked, str):
-                asked = RedHeartConfig(modules=asked).modules
-            kwargs["config"].modules = asked if new_modules else saved.with_modules(asked).modules
+            base: Any = config if hasattr(config, "modules") else saved
+            kwargs["config"] = with_modules(base, saved, modules, new_modules)
             fresh = set(kwargs["config"].modules) - set(saved.modules)
         kwargs["output_loading_info"] = True
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model, report = loaded
         absent = sorted(key for key in report["missing_keys"] if not fresh & set(key.split(".")))
         if absent:  # Transformers would leave them at random values, with a warning
-            if any(".standardization." in key for key in absent):
-                raise ValueError(
-                    f"{pretrained_model_name_or_path} was trained without text_encoder_standardize; leave it false"
-                )
-            raise ValueError(
-                f"the weights in {pretrained_model_name_or_path} lack {len(absent)} tensors of {cls.__name__}, the "
-                f"first is {absent[0]}; save it again, or name the modules that it was saved with (modules=[...])"
-            )
+            raise lacking(pretrained_model_name_or_path, absent, cls.__name__)
         for module in model.modules():
             if isinstance(module, TextEncoder):
                 module.fix_what_does_not_learn()
         return (model, report) if with_report else model
+
+
+def with_modules(
+    config: RedHeartConfig, saved: RedHeartConfig, modules: list[str] | str | None, new_modules: bool
+) -> RedHeartConfig:
+    """A copy of `config` with the modules asked for, its own by default; raises ValueError for one not `saved`."""
+    config = copy.deepcopy(config)
+    asked = config.modules if modules is None else modules
+    if new_modules:
+        config.modules = RedHeartConfig(modules=asked).modules  # a mode becomes a list
+    else:
+        config.modules = saved.with_modules(asked).modules
+    return config
+
+
+def lacking(folder: str, absent: list[str], model: str) -> ValueError:
+    """The error for weights that `folder` has not."""
+    if any(".standardization." in key for key in absent):
+        return ValueError(f"{folder} was trained without text_encoder_standardize; leave it false")
+    return ValueError(
+        f"the weights in {folder} lack {len(absent)} tensors of {model}, the first is {absent[0]}; save it again, or "
+        "name the modules that it was saved with (modules=[...])"
+    )
