@@ -106,8 +106,8 @@ FIGURES = {
     "justice": ("ethics_justice", "accuracy"),
     "utility r": ("scenarios", "pearson_utility"),
     "regret r": ("scenarios", "pearson_regret"),
-    "SURD error": ("surd", "head"),
-    "… of look-up": ("surd", "looked_up"),
+    "SURD error": ("surd", "head_rmse"),
+    "… of look-up": ("surd", "looked_up_rmse"),
 }
 
 

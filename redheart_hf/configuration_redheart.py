@@ -64,7 +64,7 @@ class RedHeartConfig(PreTrainedConfig):
     lora_alpha: int = 16
     """What an adapter adds is multiplied by `lora_alpha` / `lora_rank`."""
     lora_target_modules: list[str] | str = "all-linear"
-    """Layers of the encoder that get adapters, by the ends of their names."""
+    """Layers of the encoder that get adapters: ends of their names in a list, or what peft takes as one string."""
     text_encoder_standardize: bool = False
     """Whether its states are taken less their mean and over their spread, both measured before training."""
     text_prefix: str = ""
@@ -87,13 +87,13 @@ class RedHeartConfig(PreTrainedConfig):
     rope_theta: float | int = 10000.0
     """Base of the rotary angles' wavelengths (Su et al. 2021, arXiv 2104.09864)."""
     hidden_dropout: float | int = 0.1
-    """Share of each branch's output that training drops."""
+    """Share that training drops: of each branch's output in blocks and attention, of hidden layers elsewhere."""
     attention_dropout: float | int = 0.1
     """Share of the blocks' attention weights that training drops."""
     layer_norm_eps: float | int = 1e-5
-    """Added to the variance in every norm."""
+    """Added to the variance in the norms, the encoder's own and a sigmoid router's left out."""
     initialization: Literal["normal", "he"] = "normal"
-    """Fresh matrices: normal by `initializer_range`, or by their inputs' number (He et al. 2015, arXiv 1502.01852)."""
+    """Hidden linear layers: normal, or by number of inputs (He et al. 2015, arXiv 1502.01852); all else normal."""
     initializer_range: float | int = 0.02
     """Standard deviation of a normal start."""
     output_initializer_range: float | int | None = None

@@ -18,15 +18,7 @@ from tiny_run import ROOT, build_loop, tiny_config
 
 from preprocessing.errors import UserError
 from training import train
-from training.checkpoint import (
-    checkpoints,
-    exchange,
-    find_checkpoint,
-    remove_oldest,
-    rewrite_files,
-    verify,
-    write_folder,
-)
+from training.checkpoint import checkpoints, exchange, find_checkpoint, remove_oldest, verify, write_folder
 from training.run_state import load_run
 
 
@@ -138,7 +130,7 @@ def test_a_save_that_fails_leaves_everything_as_it_was(tmp_path: Path):
 
     for target in (folder, tmp_path / "checkpoint-4"):
         with pytest.raises(UserError, match=rf"could not save {target}: .*No space left.*make room"):
-            write_folder(target, run_out_of_space, {})
+            write_folder(target, run_out_of_space)
     assert names_in(tmp_path) == ["checkpoint-2"]
     assert verify(folder) == {"step": 2}
 
@@ -174,32 +166,9 @@ def test_two_renames_do_where_folders_cannot_change_places(tmp_path: Path, monke
 
 def test_a_folder_is_replaced_whole(tmp_path: Path):
     folder = made(tmp_path, 2) / "checkpoint-2"
-    write_folder(folder, lambda staging: (staging / "c.txt").write_text("gamma"), {})
+    write_folder(folder, lambda staging: (staging / "c.txt").write_text("gamma"))
     assert names_in(folder) == ["c.txt", "manifest.json"]
     assert names_in(tmp_path) == ["checkpoint-2"]
-
-
-def test_files_change_together_or_not_at_all(tmp_path: Path):
-    folder = made(tmp_path, 2) / "checkpoint-2"
-    with pytest.raises(UserError, match="could not save"):
-        rewrite_files(folder, {"a.txt": "new", "missing/b.txt": "new"})
-    assert (folder / "a.txt").read_text() == "alpha"
-    assert verify(folder) == {"step": 2}
-    (tmp_path / "link").symlink_to(folder)
-    large = (folder / "inner" / "b.txt").stat().st_ino
-    rewrite_files(tmp_path / "link", {"a.txt": "new", "c.txt": "more"})
-    assert [(folder / name).read_text() for name in ("a.txt", "c.txt")] == ["new", "more"]
-    assert (folder / "inner" / "b.txt").stat().st_ino == large  # the same file: weights are not written again
-    assert verify(folder) == {"step": 2}
-    assert names_in(tmp_path) == ["checkpoint-2", "link"]
-    assert (tmp_path / "link").is_symlink()
-
-
-def test_a_folder_without_a_manifest_stays_without(tmp_path: Path):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "a.txt").write_text("alpha")
-    rewrite_files(tmp_path / "model", {"b.txt": "beta"})
-    assert names_in(tmp_path / "model") == ["a.txt", "b.txt"]
 
 
 # ---------------------------------------------------------------- of a run
@@ -250,7 +219,7 @@ def test_a_run_goes_on_in_another_folder(run: Path, tokenizer, scenarios, tmp_pa
 
 def test_a_model_is_not_a_checkpoint(run: Path, tokenizer, scenarios, tmp_path: Path):
     loop = build_loop(tokenizer, tiny_config(tmp_path / "run"), scenarios[:8])
-    write_folder(tmp_path / "final", loop.bare_model.save_pretrained, {})
+    write_folder(tmp_path / "final", loop.bare_model.save_pretrained)
     with pytest.raises(UserError, match=r"final is a model, not a checkpoint"):
         load_run(loop, tmp_path / "final")
 
@@ -279,6 +248,6 @@ def test_a_refused_start_leaves_the_other_runs_files(run: Path, tokenizer_dir: P
 
 def test_weights_may_be_read_by_whoever_may_read_the_rest(tmp_path: Path):
     """safetensors writes files for their owner alone; a shared final/ was of no use to colleagues."""
-    write_folder(tmp_path / "final", lambda folder: save_file({"a": torch.ones(2)}, folder / "model.safetensors"), {})
+    write_folder(tmp_path / "final", lambda folder: save_file({"a": torch.ones(2)}, folder / "model.safetensors"))
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "final").iterdir()}
     assert modes["model.safetensors"] == modes["manifest.json"]

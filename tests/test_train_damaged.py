@@ -37,7 +37,7 @@ def tiny_bert_dir(tokenizer, tmp_path_factory) -> Path:
 def final(tiny_model_dir: Path, tmp_path: Path) -> Path:
     """A model folder with its manifest, as training leaves it."""
     folder = tmp_path / "final"
-    write_folder(folder, lambda staging: shutil.copytree(tiny_model_dir, staging, dirs_exist_ok=True) and None, {})
+    write_folder(folder, lambda staging: shutil.copytree(tiny_model_dir, staging, dirs_exist_ok=True) and None)
     return folder
 
 

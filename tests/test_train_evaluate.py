@@ -62,7 +62,7 @@ def test_evaluate_agrees_with_the_metric_worked_out_apart(loaded, scenarios):
 
 def test_thresholds_are_chosen_on_one_half_stored_and_judged_on_the_other(tiny_model_dir, tmp_path):
     folder = tmp_path / "final"
-    write_folder(folder, lambda staging: shutil.copytree(tiny_model_dir, staging, dirs_exist_ok=True) and None, {})
+    write_folder(folder, lambda staging: shutil.copytree(tiny_model_dir, staging, dirs_exist_ok=True) and None)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     source = f"goemotions={write_goemotions(tmp_path / 'ekman.tsv')}"
     output = tmp_path / "metrics.json"

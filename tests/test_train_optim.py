@@ -180,3 +180,16 @@ def test_a_fixed_factor_multiplies_the_learned_one(tmp_path: Path):
     for _ in range(3000):
         weights.update({"culture": 0.5})
     assert weights.factors()["culture"] == pytest.approx(3.0 / 0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("allowed", [0.5, 2.0])
+def test_gradients_are_cut_to_the_allowed_norm_and_shorter_ones_left_alone(tokenizer, scenarios, tmp_path, allowed):
+    loop = build_loop(tokenizer, tiny_config(tmp_path / "run", max_steps=1), scenarios[:8], **SIZES)
+    parameters = list(loop.bare_model.parameters())
+    norm = 0.01 * math.sqrt(sum(parameter.numel() for parameter in parameters))
+    loop.config.max_grad_norm = allowed * norm
+    for parameter in parameters:
+        parameter.grad = torch.full_like(parameter, 0.01)
+    assert float(loop.clip_gradients([])) == pytest.approx(norm, rel=1e-5)
+    for parameter in parameters:
+        torch.testing.assert_close(parameter.grad, torch.full_like(parameter, 0.01 * min(1, allowed)))

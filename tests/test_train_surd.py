@@ -18,11 +18,11 @@ from preprocessing.errors import UserError
 from preprocessing.readers import parse_source, read
 from redheart_hf.labels import SURD_TERMS
 from training import surd_targets
-from training.checkpoint import rewrite_files
+from training.checkpoint import MANIFEST, seal
 from training.collator import MODEL_INPUTS
 from training.run_state import load_run
 from training.surd_score import looked_up, surd_errors
-from training.surd_targets import LEAST, SurdTargets, outcomes_of
+from training.surd_targets import LEAST, SurdTargets, agents_of, outcomes_of
 
 NAN = float("nan")
 SIZES = {"modules": ["surd_head"], "surd_trunk_sizes": [16], "surd_term_sizes": [16]}
@@ -98,16 +98,21 @@ def test_the_heads_error_is_that_of_its_terms(tokenizer, scenarios, tmp_path: Pa
     loop.train()
     found = surd_errors(loop.surd_targets, loop.bare_model, [batch])
     with torch.no_grad():
-        terms = loop.bare_model.eval()(**{name: batch[name] for name in MODEL_INPUTS if name in batch}).surd.terms
+        output = loop.bare_model.eval()(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
     outcomes = outcomes_of(batch["labels"])
     errors = [
-        float(((terms[row] - torch.from_numpy(loop.surd_targets.terms[outcome])) ** 2).mean())
+        float(((output.surd.terms[row] - torch.from_numpy(loop.surd_targets.terms[outcome])) ** 2).mean())
         for row, outcome in enumerate(outcomes.tolist())
         if outcome >= 0
     ]
     assert found["rows"] == len(errors) > 0
-    assert found["head"] == pytest.approx(1000 * (sum(errors) / len(errors)) ** 0.5, rel=1e-5)
-    assert 0 < found["looked_up"] != found["head"]
+    assert found["head_rmse"] == pytest.approx(1000 * (sum(errors) / len(errors)) ** 0.5, rel=1e-5)
+    expected = looked_up(loop.surd_targets, agents_of(output).numpy())[outcomes >= 0]
+    errors = [
+        float(np.mean((terms - loop.surd_targets.terms[outcome]) ** 2))
+        for terms, outcome in zip(expected, outcomes[outcomes >= 0].tolist(), strict=True)
+    ]
+    assert found["looked_up_rmse"] == pytest.approx(1000 * np.mean(errors) ** 0.5, rel=1e-5)
 
 
 def test_a_checkpoint_from_before_is_named_as_one(tokenizer, scenarios, tmp_path: Path):
@@ -116,7 +121,9 @@ def test_a_checkpoint_from_before_is_named_as_one(tokenizer, scenarios, tmp_path
     loop.train()
     folder = tmp_path / "run" / "checkpoint-2"
     state = json.loads((folder / "state.json").read_text())
-    rewrite_files(folder, {"state.json": json.dumps(state | {"surd": None})})
+    (folder / "state.json").write_text(json.dumps(state | {"surd": None}))
+    (folder / MANIFEST).unlink()
+    seal(folder, {"step": 2})
     with pytest.raises(UserError, match=r"checkpoint-2 was written before .*--start_from"):
         load_run(loop, folder)
 

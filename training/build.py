@@ -101,10 +101,12 @@ def left_behind(config: TrainConfig, model: RedHeartForMultiTask) -> list[str]:
     """Lines to print: what `start_from` takes the place of, and which of its trained modules the recipe leaves out."""
     if config.start_from is None:
         return []
-    unused = [f"{name} {value}" for name in ("text_encoder", "tokenizer") if (value := getattr(config, name))]
+    replaced = {"text_encoder": None, "tokenizer": None, "preset": TrainConfig.preset}
+    given = {name: getattr(config, name) for name in replaced}
+    unused = [f"{name} {given[name]}" for name, default in replaced.items() if given[name] != default]
     saved = RedHeartConfig.from_pretrained(expand(config.start_from)).modules
     dropped = [name for name in saved if name not in model.config.modules]
-    lines = [f"{given} is not used: the model of start_from brings its own" for given in unused]
+    lines = [f"{what} is not used: the model of start_from brings its own" for what in unused]
     return lines + [f"{name}, which the model of start_from has, is left out by model.modules" for name in dropped]
 
 

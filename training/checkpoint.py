@@ -18,7 +18,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from preprocessing.errors import UserError
+from preprocessing.errors import REMEDIES, UserError
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
@@ -57,11 +57,10 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_folder(target: Path, write: Callable[[Path], None], facts: Mapping[str, Any] | None) -> None:
-    """Make `target` hold what `write` puts into an empty folder, or leave everything as it was.
+def write_folder(target: Path, write: Callable[[Path], None], facts: dict[str, Any] | None = None) -> None:
+    """Make `target` hold what `write` puts into an empty folder, and a manifest, or leave everything as it was.
 
-    With `facts` there is a manifest, which holds them. Raises UserError when the disk is full or the place cannot be
-    written.
+    Raises UserError when the disk is full or the place cannot be written.
     """
     staging = target.parent / f".{target.name}.partial"
     retired = target.parent / f".{target.name}.old"
@@ -72,57 +71,30 @@ def write_folder(target: Path, write: Callable[[Path], None], facts: Mapping[str
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         write(staging)
-        if facts is not None:
-            seal(staging, facts)
-        for path in [*staging.rglob("*"), staging]:
-            if path.exists():  # a link may point nowhere
-                flush_to_disk(path)
+        seal(staging, facts or {})
     except Exception as error:
         shutil.rmtree(staging, ignore_errors=True)
         # Tokenizers reports a full disk as a plain Exception that ends in "(os error 28)".
         if not isinstance(error, (OSError, SafetensorError)) and "os error" not in str(error):
             raise
+        remedy = REMEDIES.get(getattr(error, "errno", None) or errno.ENOSPC, "name another place")
         raise UserError(
             f"could not save {target}: {error} ({free_mib(target.parent)} MiB are free there). What was saved before "
-            "is untouched; make room or name another place, and start again"
+            f"is untouched; {remedy}"
         ) from error
     put_in_place(staging, target, retired)
 
 
-def seal(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write the manifest of what is in `folder`, and let all of it be read by whom new files let read."""
+def seal(folder: Path, facts: dict[str, Any]) -> None:
+    """Write the manifest of what is in `folder`, and have all of it on the disk."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = {"facts": facts, "files": {str(path.relative_to(folder)): file_digest(path) for path in files}}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     readable = (folder / MANIFEST).stat().st_mode  # safetensors writes for the owner alone, unlike all others
     for path in files:
         path.chmod(readable)
-
-
-def rewrite_files(folder: Path, texts: Mapping[str, str]) -> None:
-    """Write these files of a folder anew, all of them or none; the others stay, and so does whether it has a manifest.
-
-    Raises UserError when the manifest is damaged or the place cannot be written.
-    """
-    folder = folder.resolve()  # a link stays one
-    manifest = read_manifest(folder) if (folder / MANIFEST).is_file() else None
-
-    def write(staging: Path) -> None:
-        kept = shutil.ignore_patterns(MANIFEST)
-        shutil.copytree(folder, staging, symlinks=True, ignore=kept, copy_function=link_or_copy, dirs_exist_ok=True)
-        for name, text in texts.items():
-            (staging / name).unlink(missing_ok=True)  # it is a second name of the old file
-            (staging / name).write_text(text, encoding="utf-8")
-
-    write_folder(folder, write, manifest and manifest["facts"])
-
-
-def link_or_copy(source: str, target: str) -> None:
-    """A second name of the same file, gigabytes of weights included; a copy where the file system knows no such."""
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(source, target, follow_symlinks=False)
+    for path in [*files, folder / MANIFEST, folder]:
+        flush_to_disk(path)
 
 
 def put_in_place(staging: Path, target: Path, retired: Path) -> None:

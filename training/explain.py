@@ -40,7 +40,7 @@ from training.inference import evaluation_mode
 from training.loading import load_model
 from training.predict import check_choice, read_stdin
 from training.prediction import make_record, predict
-from training.report import write_whole
+from training.rewrite import write_whole
 
 OF_ACTIONS = ("actions", "best", "chosen", "regret")
 

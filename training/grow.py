@@ -35,7 +35,7 @@ TEXTS = (
     "Thank you so much, this made my day!",
     "할머니 손을 잡고 병원 복도를 걷는 동안 아무 말도 하지 않았다.",
 )
-TOLERANCE = 1e-5
+TOLERANCE = 1e-5  # of the largest answer, or of one: logits of 30 round as coarsely as that
 CARD = """\
 ## Growth
 
@@ -93,11 +93,16 @@ def main() -> None:
     check_growth(model, arguments)
     grown = grow(model.cpu(), arguments.width, arguments.depth, arguments.noise, arguments.seed)
     asked = copy.deepcopy(tokenizer)  # a tokenizer that has cut once keeps the length in what it saves
-    distance = float((answers(grown, asked) - answers(model, asked)).abs().max())
-    if not distance < TOLERANCE:
+    before = answers(model, asked)
+    distance, allowed = (
+        float((answers(grown, asked) - before).abs().max()),
+        TOLERANCE * max(1, float(before.abs().max())),
+    )
+    if not distance < allowed:
+        remedy = "give less --noise" if arguments.noise else "please report this: without noise it is a fault of ours"
         raise UserError(
-            f"with --noise {arguments.noise} the grown model's answers differ by {distance:.2e}, more than "
-            f"{TOLERANCE} of rounding; nothing was saved, give less noise"
+            f"with --noise {arguments.noise} the grown model's answers differ by {distance:.2e}, more than the "
+            f"{allowed:.2e} of rounding; nothing was saved, {remedy}"
         )
 
     sizes = {"before": model.num_parameters(), "after": grown.num_parameters(), "distance": distance}

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask
 from training.checkpoint import MANIFEST, verify
+from training.rewrite import finish_rewrite
 
 MODEL_FILES = ("config.json", "tokenizer_config.json")
 # Fields that change what the weights compute, but neither their names nor their shapes.
@@ -62,6 +63,7 @@ def load_model(
                 f"{folder} is not a model folder: it has no {name}; give the folder final/ of a training run"
             )
     transformers_logging.disable_progress_bar()
+    finish_rewrite(folder)
     if (folder / MANIFEST).is_file():  # damaged numbers would answer like others
         verify(folder, ".safetensors")
     with what_loading_raises(folder, "a Red Heart model"):
@@ -106,7 +108,7 @@ def check_vocabulary(folder: Path | str, tokenizer: PreTrainedTokenizerBase, con
     if len(tokenizer) > rows:
         raise UserError(
             f"the tokenizer in {folder} has {len(tokenizer)} entries, the embeddings that read its ids {rows}: it is "
-            "another model's; give the one that was saved with them"
+            "another model's, or tokens were added to it alone; give the one that was saved with them"
         )
 
 

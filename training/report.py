@@ -10,10 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from preprocessing.errors import UserError
-from preprocessing.files import write_lines
-from training.checkpoint import free_mib, rewrite_files
 from training.figures import Thresholds
+from training.rewrite import rewrite_files, write_whole
 
 
 def figures_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
@@ -66,12 +64,4 @@ def as_json(value: Any, sort_keys: bool = False) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_whole(path, as_json(value))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write `path` whole or leave it as it was; raises UserError when it cannot be written."""
-    try:
-        write_lines(path, [text])
-    except OSError as error:
-        raise UserError(f"could not write {path}: {error} ({free_mib(path.parent)} MiB are free there)") from error
+    write_whole(path, as_json(value) + "\n")

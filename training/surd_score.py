@@ -46,7 +46,8 @@ def looked_up(targets: SurdTargets, agents: np.ndarray) -> np.ndarray:
 def surd_errors(
     targets: SurdTargets, model: RedHeartForMultiTask, batches: Iterable[dict[str, Any]]
 ) -> dict[str, float] | None:
-    """{"head": error, "looked_up": error, "rows": n}, in thousandths of the surprise; None if never taught."""
+    """{"head_rmse", "looked_up_rmse", "rows"}, errors in thousandths of the surprise; None if never taught or no row
+    has an outcome."""
     if targets.taught is None or targets.terms is None:
         return None
     squares: dict[str, list[np.ndarray]] = {"head": [], "looked_up": []}
@@ -63,5 +64,8 @@ def surd_errors(
         }
         for name, terms in found.items():
             squares[name].append(((terms - expected) ** 2).mean(axis=1))
-    errors = {name: 1000 * float(np.concatenate(parts).mean()) ** 0.5 for name, parts in squares.items()}
-    return errors | {"rows": sum(map(len, squares["head"]))}
+    rows = sum(map(len, squares["head"]))
+    if not rows:
+        return None
+    errors = {f"{name}_rmse": 1000 * float(np.concatenate(parts).mean()) ** 0.5 for name, parts in squares.items()}
+    return errors | {"rows": rows}

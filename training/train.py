@@ -31,6 +31,7 @@ from training.evaluate import Evaluation, evaluate_dev  # noqa: E402
 from training.loop import TrainLoop  # noqa: E402
 from training.model_card import write_model_card  # noqa: E402
 from training.report import figures_table  # noqa: E402
+from training.rewrite import finish_rewrite  # noqa: E402
 from training.run_log import seconds_logged  # noqa: E402
 from training.run_state import load_run, read_state  # noqa: E402
 from training.standardize import fit_standardization, wants_standardization  # noqa: E402
@@ -92,6 +93,7 @@ def final_stands(config: TrainConfig, loop: TrainLoop) -> bool:
     final = Path(config.output_dir) / "final"
     if loop.step < loop.total_steps or not all((final / name).is_file() for name in (MANIFEST, "train_config.json")):
         return False
+    finish_rewrite(final)
     step = verify(final).get("step")
     saved = json.loads((final / "train_config.json").read_text(encoding="utf-8"))
     return step == loop.step and not config.differences(saved)
