@@ -87,10 +87,12 @@ def test_a_resumed_run_keeps_what_was_measured_at_its_start(run_in, tmp_path: Pa
     assert {name for name, value in resumed.items() if not torch.equal(value, whole[name])} == set()
 
 
-def test_a_run_that_goes_on_from_another_keeps_its_numbers(run_in, tmp_path: Path):
+def test_a_run_that_goes_on_from_another_keeps_its_numbers(run_in, tmp_path: Path, capsys):
     """Measured again, on standardised states of an encoder that has learned since, they would be others."""
-    earlier = run_in(tmp_path / "earlier").model.embeddings.standardization
-    later = run_in(tmp_path / "later", start_from=tmp_path / "earlier" / "final").model.embeddings.standardization
+    earlier = run_in(tmp_path / "earlier", modules=["triangle"]).model.embeddings.standardization
+    final = tmp_path / "earlier" / "final"
+    later = run_in(tmp_path / "later", start_from=final, modules=[]).model.embeddings.standardization
+    assert "triangle, which the model of start_from has, is left out by model.modules" in capsys.readouterr().out
     assert torch.equal(later.mean, earlier.mean)
     assert torch.equal(later.spread, earlier.spread)
     assert earlier.fitted
