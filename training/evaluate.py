@@ -17,6 +17,7 @@ Measured on rows of
   scenarios, records                                whatever they have labels for: emotion_accuracy, pearson_v,
       pearson_a, pearson_d, pearson_utility, choice_accuracy, pearson_regret, acceptability_mae, circumstances_mae;
       of dialogues pearson_turn_v, pearson_turn_a, pearson_turn_d, nees_turn, coverage_turn
+  all of them with a verdict, if there is a SURD head  head_error beside constant_error (training/surd_figures.py)
 
 Exit codes: 0 done, 1 a fault of the program, 2 something you can mend.
 """
@@ -42,6 +43,7 @@ from training.inference import Predictions, predict_records
 from training.loading import load_model
 from training.metrics import best_thresholds
 from training.report import figures_table, store_thresholds, write_json
+from training.surd_figures import surd_figures
 
 Half = Literal["choosing", "reporting"]
 RecordsByReader = Mapping[str, Sequence[Record]]
@@ -92,15 +94,16 @@ def thresholds_from(predicted: Mapping[str, Predicted]) -> Thresholds:
 def figures_from(
     predicted: Mapping[str, Predicted], thresholds: Thresholds | None, half: Half | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Figures by reader on that half of the rows."""
+    """Figures by reader on that half of the rows; of all readers together those of SURD, if the model has its head."""
     figures = {}
-    for reader, whole in predicted.items():
-        part = whole.half(half)
+    parts = {reader: whole.half(half) for reader, whole in predicted.items()}
+    for reader, part in parts.items():
         figures[reader] = measure(reader, part.records, part.arrays, thresholds or {})
         fields = [field for field, primary in THRESHOLD_READERS.items() if primary == reader]
         if fields:
             figures[reader]["thresholds"] = "chosen" if fields[0] in (thresholds or {}) else "0.5, none are stored"
-    return figures
+    surd = surd_figures((part.records, part.arrays) for part in parts.values())
+    return figures if surd is None else figures | {"surd": surd}
 
 
 def evaluate_records(

@@ -224,13 +224,18 @@ def measure(
 ) -> dict[str, Any]:
     """The reader's figures, each with its interval; {"rows": 0} when there is nothing to measure."""
     check_measurable([reader])
-    result: dict[str, Any] = {"rows": len(records)}
-    for figure in PRIMARY[reader](records, predictions, thresholds) if records else ():
+    return with_intervals(PRIMARY[reader](records, predictions, thresholds) if records else (), len(records))
+
+
+def with_intervals(figures: Iterable[Figure], rows: int) -> dict[str, Any]:
+    """Each figure's value and interval, how many values it rests on if not `rows`, and `rows`."""
+    result: dict[str, Any] = {"rows": rows}
+    for figure in figures:
         result[figure.name] = rounded(float(figure.statistic(None)[0]))
         result[f"{figure.name}_interval"] = [
             rounded(bound) for bound in metrics.bootstrap_interval(figure.statistic, figure.rows)
         ]
-        if figure.counted != len(records):
+        if figure.counted != rows:
             result[f"{figure.name}_rows"] = figure.counted
     return result
 

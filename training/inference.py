@@ -27,6 +27,7 @@ from redheart_hf.calibration import calibrated
 from redheart_hf.labels import VAD, VIEWS
 from redheart_hf.outputs import RedHeartOutput
 from training.collator import MODEL_INPUTS, Collator
+from training.surd_targets import agents_of
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -85,7 +86,9 @@ def predict_records(
     (R, 3). Of the chosen action, where there are actions, else of the text: circumstances and contributions (R, 7),
     utility (R,), acceptability (R, 4). Of pairs: utility_better, utility_worse (R,). Of actions: utility_views
     (R, A, 3), regret (R, 3), best (R,). With an affect filter: turn_vad_mean and turn_vad_log_variance (R, 3), VAD of
-    the text given all turns of its dialogue. And truncated (R,): sequences cut to the model's max_length.
+    the text given all turns of its dialogue. With a SURD head: surd_terms (R, 2, 12) and surd_agents (R, 2, 3), its
+    terms and the predictions they are of, for the chosen action or the text, and for the worse text of a pair. And
+    truncated (R,): sequences cut to the model's max_length.
 
     `cache` keeps the encoded records for a next call; without it nothing of them stays on the disk.
     """
@@ -167,6 +170,11 @@ def arrays_of(
     if output.dynamics is not None:
         arrays["turn_vad_mean"] = to_numpy(output.dynamics.vad_mean)[text]
         arrays["turn_vad_log_variance"] = to_numpy(output.dynamics.vad_log_variance)[text]
+    if output.surd is not None:
+        judged = np.stack((np.where(is_pair, text, deed), worse), axis=1)
+        none = ~np.stack((np.ones_like(is_pair), is_pair), axis=1)[..., None]
+        arrays["surd_terms"] = np.where(none, np.nan, to_numpy(output.surd.terms)[judged])
+        arrays["surd_agents"] = np.where(none, np.nan, to_numpy(agents_of(output))[judged])
     return arrays | action_arrays(output, rows, text, chosen, most_actions)
 
 

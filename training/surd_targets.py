@@ -56,6 +56,25 @@ def state_terms(found: SURD, state: int) -> np.ndarray:
     return np.array([*shares, states.information_leak[state]])
 
 
+def decompose(agents: np.ndarray, outcomes: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+    """Terms (2, 12) of the refused and of the accepted, and in bits what was found, beside what chance finds.
+
+    `agents` (n, 3) are predictions, `outcomes` (n,) zeros and ones; both occur.
+    """
+    codes = [quartiles(column) for column in agents.T]
+    # Codes are whole numbers: bins of equal width take each for itself.
+    found, chance = shuffled_baseline(outcomes, codes, [2, *[BINS] * len(codes)], shuffles=SHUFFLES)
+    total = ("total", (1, 2, 3))
+    return np.stack([state_terms(found, state) for state in (0, 1)]), {
+        "information": found.total,
+        "information_by_chance": chance.mean[total],
+        "information_p": chance.p_value[total],
+        "synergy": sum(found.synergistic.values()),
+        "synergy_by_chance": sum(bits for (kind, _), bits in chance.mean.items() if kind == "synergistic"),
+        "leak": found.information_leak,
+    }
+
+
 class SurdTargets:
     """The last predictions that have an outcome, and the terms of each outcome that they give.
 
@@ -118,21 +137,8 @@ class SurdTargets:
     def refresh(self) -> None:
         """Decompose anew, in bits and beside what chance finds; nothing changes while there is too little to see."""
         held = self.outcomes[: min(self.seen, CAPACITY)]
-        if len(held) < LEAST or len(np.unique(held)) < 2:
-            return
-        codes = [quartiles(column) for column in self.agents[: len(held)].T]
-        # Codes are whole numbers: bins of equal width take each for itself.
-        found, chance = shuffled_baseline(held, codes, [2, *[BINS] * len(codes)], shuffles=SHUFFLES)
-        self.terms = np.stack([state_terms(found, state) for state in (0, 1)])
-        total = ("total", (1, 2, 3))
-        self.found = {
-            "information": found.total,
-            "information_by_chance": chance.mean[total],
-            "information_p": chance.p_value[total],
-            "synergy": sum(found.synergistic.values()),
-            "synergy_by_chance": sum(bits for (kind, _), bits in chance.mean.items() if kind == "synergistic"),
-            "leak": found.information_leak,
-        }
+        if len(held) >= LEAST and len(np.unique(held)) == 2:
+            self.terms, self.found = decompose(self.agents[: len(held)], held)
 
     def save(self, path: Path) -> None:
         terms = np.zeros((0, len(SURD_TERMS))) if self.terms is None else self.terms
