@@ -68,7 +68,13 @@ def test_the_card_tells_figures_data_and_licences(loaded, tmp_path):
             {"trained_labels": ["vad"], "modules": ["surd_head"], "surd_found": {"information": 0.1}},
             {"emobank": 80},
             "- SURD: shares.*Not taught.*prove no cause.*nothing in this model follows a dialogue",
-            "never taught",
+            "never taught|not known to help",
+        ),
+        (
+            {"trained_labels": ["vad"], "modules": ["surd_head", "triangle", "scenario_memory"]},
+            {"emobank": 80},
+            r"heads \(triangle, scenario_memory\) are not known to help: .*experiments.md",
+            r"heads \(surd_head",
         ),
     ],
 )
