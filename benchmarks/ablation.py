@@ -7,8 +7,8 @@ Run   REDHEART_DATA_DIR=/path/to/data python benchmarks/ablation.py --output out
 
 4,000 English rows, the same for all; figures on dev rows that share no text with them. The backbone is the recipe's,
 heads and modules are small, so that the table costs about an hour of one core; the last line says what it did cost. A
-run that is there already is not done again, one that was killed begins anew. Differences within the spread mean
-nothing.
+run that is there already is not done again, one that was killed begins anew. The second table takes from each run the
+whole with the same seed. Differences within the spread mean nothing.
 """
 
 import argparse
@@ -109,6 +109,7 @@ FIGURES = {
     "SURD error": ("surd", "head_rmse"),
     "… of look-up": ("surd", "looked_up_rmse"),
 }
+HEADER = ("| | " + " | ".join(FIGURES) + " | runs |", "|---|" + "---|" * (len(FIGURES) + 1))
 
 
 def rows() -> tuple[list[Record], dict[str, list[Record]]]:
@@ -171,19 +172,32 @@ def found_in(output: Path, variant: str) -> list[dict[str, Any]]:
 
 
 def table(output: Path) -> str:
-    """One line a variant: mean +- standard deviation over its seeds; then what all of it cost."""
-    lines = ["| | " + " | ".join(FIGURES) + " | runs |", "|---|" + "---|" * (len(FIGURES) + 1)]
-    seconds = 0.0
-    for variant in VARIANTS:
-        if found := found_in(output, variant):
-            cells = []
-            for reader, figure in FIGURES.values():
-                values = [result["figures"][reader].get(figure) for result in found]
-                spread = np.std(values, ddof=1 if len(values) > 1 else 0) if None not in values else None
-                cells.append("" if spread is None else f"{np.mean(values):.3f} ± {spread:.3f}")
-            lines.append(f"| {variant} | " + " | ".join(cells) + f" | {len(found)} |")
-            seconds += sum(result["cpu_seconds"] for result in found)
-    return "\n".join([*lines, f"{seconds / 60:.0f} minutes of the processor for all of these runs"])
+    """Mean +- standard deviation over the seeds; the same of differences from the whole with that seed; the cost."""
+    of_variant = {variant: found for variant in VARIANTS if (found := found_in(output, variant))}
+    whole = of_variant.get("whole", [])
+    lines = [*HEADER]
+    lines += [line_of(variant, [values(run) for run in found]) for variant, found in of_variant.items()]
+    lines += ["", "Less the whole with the same seed:", "", *HEADER]
+    for variant, found in of_variant.items():
+        pairs = zip(map(values, found), map(values, whole), strict=False)
+        if variant != "whole" and whole:
+            lines.append(line_of(variant, [without - full for without, full in pairs], sign="+"))
+    seconds = sum(run["cpu_seconds"] for found in of_variant.values() for run in found)
+    return "\n".join([*lines, "", f"{seconds / 60:.0f} minutes of the processor for all of these runs"])
+
+
+def values(run: dict[str, Any]) -> np.ndarray:
+    """The figures of one run, NaN where it has none."""
+    return np.array([run["figures"][reader].get(figure, np.nan) for reader, figure in FIGURES.values()])
+
+
+def line_of(variant: str, runs: list[np.ndarray], sign: str = "") -> str:
+    spreads = np.std(runs, axis=0, ddof=1 if len(runs) > 1 else 0)
+    cells = [
+        "" if np.isnan(mean) else f"{mean:{sign}.3f} ± {spread:.3f}"
+        for mean, spread in zip(np.mean(runs, axis=0), spreads, strict=True)
+    ]
+    return f"| {variant} | " + " | ".join(cells) + f" | {len(runs)} |"
 
 
 def done(result: Path, config: TrainConfig) -> bool:

@@ -77,7 +77,7 @@ DIALOGUE_LIMIT = (
 NO_DIALOGUE = "Each text is read by itself: nothing in this model follows a dialogue."
 MODULES_LIMIT = (
     "- Its modules beside backbone and heads ({names}) are not known to help: taken away one at a time from a small "
-    "model on 4,000 English rows, none moved a figure more than another seed does (the project's "
+    "model on 4,000 English rows, none moved a figure clearly beyond the spread between three seeds (the project's "
     "docs/experiments.md).\n"
 )
 NO_SURD = "The SURD analysis of what the judgements share is not part of this model."
