@@ -59,6 +59,25 @@ def test_the_head_is_judged_by_the_terms_of_each_rows_verdict(judged):
     assert found["information"] > 0.3 > 0.1 > found["information_by_chance"]
 
 
+def test_the_two_verdicts_of_a_pair_are_resampled_together(judged, scenarios):
+    """A pair given twice over by its two sides is no more evidence: the interval is that of half as many rows."""
+    _, agents, _ = judged
+    plain = dataclasses.replace(scenarios[0], actions=None, chosen=None, regret=None, acceptability=None)
+    pairs = [dataclasses.replace(plain, worse="I lost it.")] * len(agents)
+    errors = np.random.default_rng(2).gamma(0.2, 0.1, size=(len(agents), 1, 1))
+    both = np.stack((agents, agents - [0.0, 1.0, 0.0]), axis=1)
+    right = right_terms(both.transpose(1, 0, 2).reshape(-1, 3), np.repeat([1, 0], len(agents)))
+    found = surd_figures([(pairs, {"surd_agents": both, "surd_terms": right[[1, 0]][None] + errors})])
+    low, high = found["head_error_interval"]
+    squares = errors.ravel() ** 2
+    # The root's spread by the delta method, from as many independent numbers as there are pairs.
+    root = np.sqrt(squares.mean())
+    spread = 1000 * squares.std() / np.sqrt(len(squares)) / (2 * root)
+    assert (found["rows"], found["head_error_rows"]) == (len(pairs), 2 * len(pairs))
+    assert found["head_error"] == pytest.approx(1000 * root, rel=1e-6)
+    assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.1)
+
+
 def test_without_enough_verdicts_or_a_head_nothing_is_said(judged):
     records, agents, _ = judged
     arrays = {"surd_agents": agents[:, None], "surd_terms": np.zeros((len(agents), 1, 12))}

@@ -37,24 +37,29 @@ def surd_figures(predicted: Iterable[tuple[Sequence[Record], Predictions]]) -> d
     parts = [(records, arrays) for records, arrays in predicted if records and "surd_terms" in arrays]
     if not parts:
         return None
-    outcomes = np.array([outcome for records, _ in parts for record in records for outcome in outcomes_of(record)])
-    agents, terms = (
-        np.concatenate([arrays[name].reshape(-1, arrays[name].shape[-1]) for _, arrays in parts])[
-            outcomes != NO_OUTCOME
-        ]
-        for name in ("surd_agents", "surd_terms")
-    )
-    outcomes = outcomes[outcomes != NO_OUTCOME]
+    every = np.array([outcomes_of(record) for records, _ in parts for record in records])
+    owners, sides = np.nonzero(every != NO_OUTCOME)
+    outcomes = every[owners, sides]
     if len(outcomes) < LEAST or len(np.unique(outcomes)) < 2:
         return None
+    agents, terms = (
+        np.concatenate([arrays[name] for _, arrays in parts])[owners, sides] for name in ("surd_agents", "surd_terms")
+    )
     right, found = decompose(agents, outcomes)
     answers = {"head_error": terms, "constant_error": right[outcomes].mean(axis=0)}
+    judged, owners = np.unique(owners, return_inverse=True)
     figures = (
-        root_mean_square(name, ((answer - right[outcomes]) ** 2).mean(axis=1)) for name, answer in answers.items()
+        root_mean_square(name, ((answer - right[outcomes]) ** 2).mean(axis=1), owners, len(judged))
+        for name, answer in answers.items()
     )
     kept = {name: round(found[name], 6) for name in ("information", "information_by_chance")}
-    return with_intervals(figures, len(outcomes)) | kept
+    return with_intervals(figures, len(judged)) | kept
 
 
-def root_mean_square(name: str, squares: np.ndarray) -> Figure:
-    return Figure(name, lambda weights: 1000 * np.sqrt(metrics.mean(squares, weights)), len(squares), len(squares))
+def root_mean_square(name: str, squares: np.ndarray, owners: np.ndarray, records: int) -> Figure:
+    """Of one number a verdict, in thousandths; the two verdicts of a pair are resampled together."""
+
+    def statistic(weights: np.ndarray | None) -> np.ndarray:
+        return 1000 * np.sqrt(metrics.mean(squares, None if weights is None else weights[:, owners]))
+
+    return Figure(name, statistic, records, len(squares))
