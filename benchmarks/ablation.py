@@ -174,14 +174,14 @@ def found_in(output: Path, variant: str) -> list[dict[str, Any]]:
 def table(output: Path) -> str:
     """Mean +- standard deviation over the seeds; the same of differences from the whole with that seed; the cost."""
     of_variant = {variant: found for variant in VARIANTS if (found := found_in(output, variant))}
-    whole = of_variant.get("whole", [])
+    whole = {run["config"]["seed"]: values(run) for run in of_variant.get("whole", [])}
     lines = [*HEADER]
     lines += [line_of(variant, [values(run) for run in found]) for variant, found in of_variant.items()]
     lines += ["", "Less the whole with the same seed:", "", *HEADER]
     for variant, found in of_variant.items():
-        pairs = zip(map(values, found), map(values, whole), strict=False)
-        if variant != "whole" and whole:
-            lines.append(line_of(variant, [without - full for without, full in pairs], sign="+"))
+        less = [values(run) - whole[seed] for run in found if (seed := run["config"]["seed"]) in whole]
+        if variant != "whole" and less:
+            lines.append(line_of(variant, less, sign="+"))
     seconds = sum(run["cpu_seconds"] for found in of_variant.values() for run in found)
     return "\n".join([*lines, "", f"{seconds / 60:.0f} minutes of the processor for all of these runs"])
 

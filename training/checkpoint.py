@@ -77,7 +77,7 @@ def write_folder(target: Path, write: Callable[[Path], None], facts: dict[str, A
         # Tokenizers reports a full disk as a plain Exception that ends in "(os error 28)".
         if not isinstance(error, (OSError, SafetensorError)) and "os error" not in str(error):
             raise
-        remedy = REMEDIES.get(getattr(error, "errno", None) or errno.ENOSPC, "name another place")
+        remedy = REMEDIES.get(getattr(error, "errno", None) or 0, "make room or name another place, and start again")
         raise UserError(
             f"could not save {target}: {error} ({free_mib(target.parent)} MiB are free there). What was saved before "
             f"is untouched; {remedy}"

@@ -35,7 +35,7 @@ TEXTS = (
     "Thank you so much, this made my day!",
     "할머니 손을 잡고 병원 복도를 걷는 동안 아무 말도 하지 않았다.",
 )
-TOLERANCE = 1e-5  # of the largest answer, or of one: logits of 30 round as coarsely as that
+TOLERANCE, LIMIT = 1e-5, 1e-4  # 1e-5 of the largest answer, or of one: large logits round coarsely; never above LIMIT
 CARD = """\
 ## Growth
 
@@ -94,10 +94,8 @@ def main() -> None:
     grown = grow(model.cpu(), arguments.width, arguments.depth, arguments.noise, arguments.seed)
     asked = copy.deepcopy(tokenizer)  # a tokenizer that has cut once keeps the length in what it saves
     before = answers(model, asked)
-    distance, allowed = (
-        float((answers(grown, asked) - before).abs().max()),
-        TOLERANCE * max(1, float(before.abs().max())),
-    )
+    distance = float((answers(grown, asked) - before).abs().max())
+    allowed = min(LIMIT, TOLERANCE * max(1.0, float(before.abs().max())))
     if not distance < allowed:
         remedy = "give less --noise" if arguments.noise else "please report this: without noise it is a fault of ours"
         raise UserError(

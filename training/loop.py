@@ -213,7 +213,7 @@ class TrainLoop:
         # Looked at before cutting: to cut by NaN makes every gradient NaN and hides where it came from.
         if not torch.isfinite(norm) and self.accelerator.scaler is None:
             raise broken_gradients(self.step, self.bare_model, group)
-        if norm > self.config.max_grad_norm:  # else the factor is 1: a pass over all gradients for nothing
+        if norm > self.config.max_grad_norm:  # else the factor is 1 to 1e-6: a pass for nothing
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.max_grad_norm, norm)
         return norm
 
