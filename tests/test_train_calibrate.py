@@ -13,6 +13,7 @@ import pytest
 from commands import run_command
 from prep_rows import write_goemotions
 
+from preprocessing.errors import UserError
 from redheart_hf import preset_config
 from redheart_hf.calibration import (
     expected_calibration_error,
@@ -21,7 +22,7 @@ from redheart_hf.calibration import (
     variance_factors,
 )
 from training import calibrate
-from training.calibrate import logit, moved_thresholds, sigmoid
+from training.calibrate import logit, moved_thresholds, sigmoid, unless_changed
 from training.inference import predict_records
 from training.loading import load_model
 
@@ -132,3 +133,13 @@ def test_the_command_keeps_what_it_fitted_with_the_model_and_tells_its_card(tiny
 def test_a_calibration_that_does_not_fit_is_refused(calibration):
     with pytest.raises(ValueError, match="calibration"):
         preset_config("redheart-tiny", calibration=calibration)
+
+
+def test_thresholds_chosen_meanwhile_are_not_overwritten(tmp_path):
+    read, changes = {"calibration": None, "thresholds": {"fine_emotions": [0.5]}}, {"calibration": {}}
+    stored = {"calibration": None, "thresholds": {"fine_emotions": [0.5]}, "memory_slots": 8}
+    assert unless_changed(tmp_path, read, changes)(stored) == changes
+    with pytest.raises(UserError, match="another command has changed `thresholds`"):
+        unless_changed(tmp_path, read, changes)(stored | {"thresholds": {"fine_emotions": [0.4]}})
+    with pytest.raises(UserError, match="another command has changed `calibration`"):
+        unless_changed(tmp_path, read, changes)(stored | {"calibration": {"vad": [[1.0]]}})

@@ -76,7 +76,7 @@ def test_a_manifest_that_no_save_could_have_written_is_named(manifest: str, reas
         verify(final)
     before = (final / "config.json").read_bytes()
     with pytest.raises(UserError, match="is damaged"):
-        store_in_config(final, {"memory_sharpness": 1.0})
+        store_in_config(final, lambda config: {"memory_sharpness": 1.0})
     assert (final / "config.json").read_bytes() == before
 
 

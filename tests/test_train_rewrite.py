@@ -9,6 +9,7 @@ import json
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tiny_run import ROOT
 
 from preprocessing.errors import UserError
 from training.checkpoint import MANIFEST, verify, write_folder
-from training.report import store_in_config
+from training.report import store_in_config, store_thresholds
 from training.rewrite import PENDING, finish_rewrite, rewrite_files
 
 OLD, NEW = {"config.json": "{}\n", "README.md": "old\n"}, {"config.json": '{"a": 1}\n', "README.md": "new\n"}
@@ -35,7 +36,7 @@ def replace_or_die(*args):
     replace(*args)
 
 os.replace = replace_or_die
-rewrite_files(Path(sys.argv[1]), {"config.json": '{"a": 1}', "README.md": "new"})
+rewrite_files(Path(sys.argv[1]), lambda: {"config.json": '{"a": 1}', "README.md": "new"})
 """
 
 
@@ -57,7 +58,7 @@ def texts_in(folder: Path) -> dict[str, str]:
 
 def test_files_and_their_digests_change_and_nothing_else(folder: Path):
     inode = (folder / "tokenizer.json").stat().st_ino
-    rewrite_files(folder, NEW)
+    rewrite_files(folder, lambda: NEW)
     assert texts_in(folder) == NEW
     assert verify(folder) == {"step": 3}
     assert (folder / "tokenizer.json").stat().st_ino == inode
@@ -76,16 +77,30 @@ def test_a_kill_leaves_the_old_state_or_the_new_one(folder: Path, replacement: i
     assert not (folder / PENDING).exists()
 
 
+def test_two_commands_change_a_folder_one_after_the_other(folder: Path):
+    """Each thread stores thresholds of its own fields, and opens the folder as other commands do."""
+
+    def store(field: str) -> None:
+        store_thresholds(folder, {field: [0.5]})
+        finish_rewrite(folder)
+
+    fields = [f"field_{number}" for number in range(64)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(store, fields))
+    assert json.loads((folder / "config.json").read_text())["thresholds"] == {field: [0.5] for field in fields}
+    assert verify(folder) == {"step": 3}
+
+
 def test_damage_elsewhere_is_still_found(folder: Path):
     (folder / "tokenizer.json").write_text("{")
-    rewrite_files(folder, NEW)
+    rewrite_files(folder, lambda: NEW)
     with pytest.raises(UserError, match=r"tokenizer\.json is damaged"):
         verify(folder)
 
 
 def test_a_folder_without_a_manifest_stays_without_and_one_without_a_card_too(tmp_path: Path):
     (tmp_path / "config.json").write_text('{"b": 2}')
-    store_in_config(tmp_path, {"a": 1}, "## Calibration")
+    store_in_config(tmp_path, lambda config: {"a": 1}, "## Calibration")
     assert json.loads((tmp_path / "config.json").read_text()) == {"a": 1, "b": 2}
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 

@@ -14,8 +14,9 @@ Exit codes: 0 done, 1 a fault of the program, 2 something you can mend.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -132,6 +133,20 @@ def calibrate(predicted: dict[str, Predicted]) -> tuple[dict[str, np.ndarray], l
     return fitted, lines
 
 
+def unless_changed(
+    folder: Path, read: Mapping[str, Any], changes: Mapping[str, Any]
+) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """`changes`, for a config whose fields still are what was `read` of them; else UserError."""
+
+    def checked(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name, value in read.items():
+            if (stored.get(name) or None) != (value or None):
+                raise UserError(f"another command has changed `{name}` of {folder}; nothing was stored, start again")
+        return changes
+
+    return checked
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="model folder with its tokenizer")
@@ -143,7 +158,8 @@ def main() -> None:
     sources = [parse_source(argument) for argument in arguments.data]
     refuse_repeated(sources)
     model, tokenizer = load_model(arguments.model)
-    if model.config.calibration:
+    read = {"calibration": model.config.calibration, "thresholds": model.config.thresholds}
+    if read["calibration"]:
         raise UserError(f"{arguments.model} is calibrated already; remove `calibration` from its config.json first")
     records, rejected = read_all(sources)
     for reader, count in rejected.items():
@@ -154,7 +170,8 @@ def main() -> None:
     thresholds = moved_thresholds(model.config.thresholds or {}, fitted)
     sources_read = "\n".join(f"- {reader}: {len(rows):,} rows" for reader, rows in records.items())
     section = CARD.format(sources=sources_read, table="\n".join(lines))
-    store_in_config(arguments.model, {"calibration": calibration, "thresholds": thresholds or None}, section)
+    changes = {"calibration": calibration, "thresholds": thresholds or None}
+    store_in_config(arguments.model, unless_changed(arguments.model, read, changes), section)
     print("\n".join(lines))
 
 

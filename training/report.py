@@ -6,7 +6,7 @@ Run   through training/evaluate.py and training/train.py.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +39,26 @@ def shown(value: float | None) -> str:
 
 def store_thresholds(folder: Path, thresholds: Thresholds) -> None:
     """Put thresholds into the folder's config.json, beside those of other fields."""
-    stored = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("thresholds")
-    store_in_config(folder, {"thresholds": {**(stored or {}), **thresholds}})
+    store_in_config(folder, lambda stored: {"thresholds": {**(stored.get("thresholds") or {}), **thresholds}})
 
 
-def store_in_config(folder: Path, changes: Mapping[str, Any], section: str | None = None) -> None:
+def store_in_config(
+    folder: Path, changes: Callable[[Mapping[str, Any]], Mapping[str, Any]], section: str | None = None
+) -> None:
     """Change fields of the folder's config.json and put a section at the end of its model card, both or neither.
 
-    A folder without a card is left without one.
+    `changes` says from the config that is there which fields to change; where it raises, nothing is changed. A folder
+    without a card is left without one.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    texts = {"config.json": as_json(config | dict(changes), sort_keys=True) + "\n"}
-    if section and (folder / "README.md").is_file():
-        texts["README.md"] = with_section((folder / "README.md").read_text(encoding="utf-8"), section)
-    rewrite_files(folder, texts)
+
+    def change() -> dict[str, str]:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        texts = {"config.json": as_json(config | dict(changes(config)), sort_keys=True)}
+        if section and (folder / "README.md").is_file():
+            texts["README.md"] = with_section((folder / "README.md").read_text(encoding="utf-8"), section)
+        return texts
+
+    rewrite_files(folder, change)
 
 
 def with_section(card: str, section: str) -> str:
