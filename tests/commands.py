@@ -1,4 +1,4 @@
-"""Runs a command's main function as the shell would, in this process.
+"""Runs a command's main function as the shell would, in this process; what some commands need of the machine.
 
 In    a module with `main`, its arguments, bytes for stdin.
 Out   (exit code, stdout, stderr).
@@ -6,12 +6,19 @@ Run   `from commands import run_command` in a test.
 """
 
 import io
+import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from types import ModuleType
 from unittest.mock import patch
 
+import pytest
+
 from preprocessing.errors import run
+
+NEEDS_COMPILER = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="adamw_8bit needs a C++ compiler, none is here"
+)
 
 
 def run_command(module: ModuleType, *arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:

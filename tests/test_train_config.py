@@ -50,6 +50,7 @@ FIELDS = [
     "bucket_batches",
     "mixed_precision",
     "gradient_checkpointing",
+    "optimizer",
     "learning_rate",
     "text_encoder_learning_rate",
     "answer_learning_rate",

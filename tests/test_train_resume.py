@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import NEEDS_COMPILER
 
 ROOT = Path(__file__).resolve().parents[1]
 DRIVER = [sys.executable, str(ROOT / "tests" / "tiny_run.py")]
@@ -27,8 +28,16 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "random"}
 
 
-def spec_of(tokenizer_dir: Path, output_dir: Path, loss_weighting: str, log_steps: int = 1, **more: Any) -> str:
+def spec_of(
+    tokenizer_dir: Path,
+    output_dir: Path,
+    loss_weighting: str,
+    log_steps: int = 1,
+    optimizer: str = "adamw",
+    **more: Any,
+) -> str:
     config = {"output_dir": str(output_dir), "max_steps": STEPS, "loss_weighting": loss_weighting}
+    config |= {"optimizer": optimizer}
     config |= {"gradient_accumulation_steps": 2, "batch_size": 3, "save_total_limit": 2, "log_steps": log_steps}
     return json.dumps({"tokenizer": str(tokenizer_dir), "config": config} | more)
 
@@ -56,12 +65,13 @@ def assert_same_run(one: Path, other: Path, log_steps: int = 1) -> None:
     assert sorted(path.name for path in other.glob("[.c]*")) == ["checkpoint-6", "checkpoint-8"]
 
 
-def test_two_kills_change_nothing(tokenizer_dir: Path, tmp_path: Path):
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("adamw_8bit", marks=NEEDS_COMPILER)])
+def test_two_kills_change_nothing(tokenizer_dir: Path, tmp_path: Path, optimizer: str):
     # A negative number: inside a save, at that flush; a checkpoint has about twenty files. Losses are logged every
     # third step and saved every second: their means reach over checkpoints.
     finish(
-        spec_of(tokenizer_dir, tmp_path / "whole", "uncertainty", log_steps=3, kills=[]),
-        spec_of(tokenizer_dir, tmp_path / "killed", "uncertainty", log_steps=3, kills=[3, -25]),
+        spec_of(tokenizer_dir, tmp_path / "whole", "uncertainty", 3, optimizer, kills=[]),
+        spec_of(tokenizer_dir, tmp_path / "killed", "uncertainty", 3, optimizer, kills=[3, -25]),
     )
     assert_same_run(tmp_path / "whole", tmp_path / "killed", log_steps=3)
 

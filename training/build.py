@@ -22,6 +22,7 @@ from preprocessing.sources import expand
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask, preset_config
 from training.config import TrainConfig
 from training.loading import check_vocabulary, load_model, load_tokenizer, what_loading_raises
+from training.native import load_kernel
 from training.run_facts import check_memory
 
 
@@ -40,6 +41,10 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         raise UserError(f"mixed_precision {config.mixed_precision}: {error}") from error
     if accelerator.device.type == "cpu" and config.mixed_precision == "fp16":
         raise UserError("mixed_precision fp16 needs a GPU, and none is found here; use bf16 or no")
+    if config.optimizer == "adamw_8bit":
+        if accelerator.device.type != "cpu":
+            raise UserError(f"optimizer adamw_8bit runs on the CPU, the model on {accelerator.device}; use adamw")
+        load_kernel("adamw_8bit")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or matrix products on a GPU differ from run to run
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

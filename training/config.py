@@ -85,13 +85,15 @@ class TrainConfig:
     bucket_batches: int = 50
     """Batches are cut from pools of so many batches, sorted by length, to spare padding; 1 leaves pure chance."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "no"
-    """Arithmetic of the forward pass; weights and optimizer stay in float32. auto: bf16 where the processor multiplies
+    """Arithmetic of the forward pass; weights stay in float32. auto: bf16 where the processor multiplies
     in it (elsewhere it is emulated, at a third of float32's speed), else no; the run keeps what was found."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
 
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """adamw_8bit: the moments of matrices take a byte each instead of four, on the CPU; it needs a C++ compiler."""
     learning_rate: float = 1e-4
-    """Peak rate of AdamW for what has none of its own."""
+    """Peak rate of the optimizer for what has none of its own."""
     text_encoder_learning_rate: float | None = None
     """Peak rate of the text encoder's weights; by default as `learning_rate`."""
     answer_learning_rate: float | None = None
@@ -103,7 +105,7 @@ class TrainConfig:
     warmup_steps: int = 100
     """Steps of linear rise to the peak."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of AdamW's two moments."""
+    """Decay of the optimizer's two moments."""
     weight_decay: float = 0.01
     """Decoupled decay of matrices; norms, biases and single numbers are spared."""
     max_grad_norm: float = 1.0

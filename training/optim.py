@@ -1,7 +1,7 @@
 """What moves the weights: parameter groups, the learning rate as a function of the step, and the terms' weights.
 
 In    a model, a TrainConfig, a step.
-Out   AdamW over its groups; a learning rate; TermWeights.
+Out   an optimizer over its groups; a learning rate; TermWeights.
 Run   through TrainLoop.
 """
 
@@ -15,6 +15,7 @@ from torch import nn
 from redheart_hf.losses import ROUTER_TERM, TERMS
 from redheart_hf.modeling_head_ethics import RedHeartEthicsHead
 from redheart_hf.modeling_projections import AnswerLinear
+from training.adamw_8bit import AdamW8bit
 from training.config import TrainConfig
 
 
@@ -31,8 +32,9 @@ def learning_rate_at(step: int, peak: float, minimum: float, warmup_steps: int, 
     return minimum + (peak - minimum) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Fused AdamW; matrices decay, vectors do not; the text encoder and the answers have peak rates of their own.
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW, fused or with moments of a byte. Matrices decay, vectors do not; the text encoder and the answers have
+    peak rates of their own.
 
     Answers are AnswerLinear layers, and the ethics head's own numbers: how utility becomes acceptance and preference.
     Each group keeps its peak rate under `peak` and the step it begins with under `start`. Raises RuntimeError when
@@ -61,6 +63,8 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         }
         for (part, decays), parameters in sorted(groups.items(), key=itemgetter(0))
     ]
+    if config.optimizer == "adamw_8bit":
+        return AdamW8bit(settings, lr=config.learning_rate, betas=config.betas, seed=config.seed)
     return torch.optim.AdamW(settings, lr=config.learning_rate, betas=config.betas, fused=True)
 
 

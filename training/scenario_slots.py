@@ -45,6 +45,7 @@ class ScenarioSlots:
         slots = self.memory.least_used(states, len(states))
         self.memory.fill(states, slots)
         for parameter in (self.memory.keys, self.memory.values):
-            for name, moment in self.optimizer.state.get(parameter, {}).items():
-                if name != "step":
-                    moment[slots] = 0.0
+            state = self.optimizer.state.get(parameter, {})
+            for name in ("exp_avg", "exp_avg_sq"):
+                if name in state:
+                    state[name][slots] = 0

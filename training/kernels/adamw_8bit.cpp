@@ -1,0 +1,154 @@
+// One step of AdamW over parameters, its two moments kept in a byte each, in one pass over memory.
+//
+// In    jobs: addresses of a parameter's weights, gradient and moments, and the numbers of its step.
+// Out   weights and moments, written in place, on so many threads. Gradients must be finite.
+// Run   through training/adamw_8bit.py, which says what a byte means.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+namespace {
+
+constexpr int BLOCK = 256;                // elements that share an exponent
+constexpr uint32_t FIRST_OCTAVES = 15;    // from the least to the greatest byte: sign, 4 bits of exponent, 3 of mantissa
+constexpr uint32_t SECOND_OCTAVES = 31;   // 5 bits of exponent, 3 of mantissa
+constexpr uint32_t DROPPED = 20;          // bits of a float's mantissa that a byte has no room for
+constexpr uint32_t INFINITE = 255;        // exponent of a float that is no number
+
+inline float as_float(uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+inline uint32_t as_bits(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+inline float wide(float value) { return value; }
+inline float wide(uint16_t bfloat16) { return as_float(uint32_t(bfloat16) << 16); }
+
+inline void keep(float& place, float value, uint32_t) { place = value; }
+inline void keep(uint16_t& place, float value, uint32_t noise) {
+    place = uint16_t((as_bits(value) + (noise & 0xffff)) >> 16);
+}
+
+inline uint32_t larger(uint32_t one, uint32_t other) { return one > other ? one : other; }
+
+// 32 random bits for an element: neighbours, and the same element under another key, have nothing in common.
+inline uint32_t noise_of(uint32_t element, uint32_t key) {
+    uint32_t bits = element * 0x9e3779b9u + key;
+    bits = (bits ^ (bits >> 16)) * 0x7feb352du;
+    return bits ^ (bits >> 15);
+}
+
+// The exponent that `octaves` below the next power of two above `greatest` (bits of a float) reach.
+inline uint32_t floor_of(uint32_t greatest, uint32_t octaves) {
+    const uint32_t above = (greatest >> 23) + 1;
+    return (above > INFINITE ? INFINITE : larger(above, octaves + 1)) - octaves;
+}
+
+}  // namespace
+
+struct Step {
+    uint32_t key;      // of this step and parameter
+    float rate;        // over 1 - beta1^step
+    float beta1, beta2;
+    float correction;  // 1 / (1 - beta2^step)
+    float epsilon;
+    float shrink;      // 1 - rate * weight decay
+};
+
+struct Job {
+    void* weight;
+    const void* gradient;
+    uint8_t* first;
+    uint8_t* second;
+    uint8_t* first_floor;
+    uint8_t* second_floor;
+    int64_t count;
+    int32_t weight_is_bfloat16, gradient_is_bfloat16;  // else float
+    Step step;
+};
+
+namespace {
+
+template <class Weight, class Gradient>
+inline void update(const Job& job, int64_t start, int length) {
+    Weight* __restrict weight = static_cast<Weight*>(job.weight) + start;
+    const Gradient* __restrict gradient = static_cast<const Gradient*>(job.gradient) + start;
+    uint8_t* __restrict first = job.first + start;
+    uint8_t* __restrict second = job.second + start;
+    uint8_t& first_floor = job.first_floor[start / BLOCK];
+    uint8_t& second_floor = job.second_floor[start / BLOCK];
+    const Step step = job.step;  // a copy, which no write below can change
+    const uint32_t first_base = uint32_t(first_floor) << 23, second_base = uint32_t(second_floor) << 23;
+    float mean[BLOCK], square[BLOCK];
+    uint32_t greatest_mean = 0, greatest_square = 0;
+
+    for (int i = 0; i < length; i++) {
+        const uint32_t magnitude = first[i] & 0x7f, sign = uint32_t(first[i] & 0x80) << 24, code = second[i];
+        const float old_mean = as_float(magnitude ? ((magnitude << DROPPED) + first_base) | sign : 0);
+        const float old_square = as_float(code ? (code << DROPPED) + second_base : 0);
+        const float slope = wide(gradient[i]);
+        mean[i] = step.beta1 * old_mean + (1 - step.beta1) * slope;
+        square[i] = step.beta2 * old_square + (1 - step.beta2) * slope * slope;
+        greatest_mean = larger(greatest_mean, as_bits(mean[i]) & 0x7fffffff);
+        greatest_square = larger(greatest_square, as_bits(square[i]));
+    }
+
+    first_floor = uint8_t(floor_of(greatest_mean, FIRST_OCTAVES));
+    second_floor = uint8_t(floor_of(greatest_square, SECOND_OCTAVES));
+    // Half of the last bit of noise, so that it is fair.
+    const int32_t mean_base = (int32_t(first_floor) << 23) - 0x800, square_base = (int32_t(second_floor) << 23) - 0x800;
+    for (int i = 0; i < length; i++) {
+        const uint32_t noise = noise_of(uint32_t(start) + uint32_t(i), step.key);
+        const float moved = step.rate * mean[i] / (std::sqrt(square[i] * step.correction) + step.epsilon);
+        keep(weight[i], wide(weight[i]) * step.shrink - moved, noise);
+        const uint32_t bits = as_bits(mean[i]);
+        const int32_t above = int32_t((bits & 0x7fffffff) + ((noise >> 4) & 0xff000)) - mean_base;
+        const int32_t over = int32_t(as_bits(square[i]) + ((noise >> 12) & 0xff000)) - square_base;
+        const int32_t least = square[i] > 0 ? 1 << DROPPED : 0;  // else a mean would be divided by nothing
+        first[i] = uint8_t((uint32_t(above > 0 ? above : 0) >> DROPPED) | ((bits >> 24) & 0x80));
+        second[i] = uint8_t(uint32_t(over > least ? over : least) >> DROPPED);
+    }
+}
+
+void update(const Job& job, int64_t start) {
+    const int64_t left = job.count - start;
+    auto length_is = [&](int length) {
+        if (job.weight_is_bfloat16)
+            job.gradient_is_bfloat16 ? update<uint16_t, uint16_t>(job, start, length)
+                                     : update<uint16_t, float>(job, start, length);
+        else
+            job.gradient_is_bfloat16 ? update<float, uint16_t>(job, start, length)
+                                     : update<float, float>(job, start, length);
+    };
+    left < BLOCK ? length_is(int(left)) : length_is(BLOCK);
+}
+
+int64_t blocks_of(const Job& job) { return (job.count + BLOCK - 1) / BLOCK; }
+
+// Blocks `from` to `to` (not included) of all jobs in a row.
+void update_blocks(const Job* jobs, int64_t from, int64_t to) {
+    for (int64_t before = 0; before < to; before += blocks_of(*jobs++))
+        for (int64_t block = from > before ? from - before : 0; block < blocks_of(*jobs) && before + block < to; block++)
+            update(*jobs, block * BLOCK);
+}
+
+}  // namespace
+
+extern "C" void adamw_8bit(const Job* jobs, int64_t count, int64_t threads) {
+    int64_t blocks = 0;
+    for (int64_t i = 0; i < count; i++) blocks += blocks_of(jobs[i]);
+    std::vector<std::thread> others;
+    for (int64_t part = 1; part < threads; part++)
+        others.emplace_back(update_blocks, jobs, blocks * part / threads, blocks * (part + 1) / threads);
+    update_blocks(jobs, 0, blocks / threads);
+    for (std::thread& other : others) other.join();
+}
