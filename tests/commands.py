@@ -15,9 +15,10 @@ from unittest.mock import patch
 import pytest
 
 from preprocessing.errors import run
+from training.native import COMPILERS
 
 NEEDS_COMPILER = pytest.mark.skipif(
-    not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="adamw_8bit needs a C++ compiler, none is here"
+    not any(map(shutil.which, COMPILERS)), reason="adamw_8bit needs a C++ compiler, none is here"
 )
 
 

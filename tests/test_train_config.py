@@ -270,3 +270,11 @@ def test_a_recipe_that_is_not_utf8_is_named(tmp_path: Path):
     (tmp_path / "recipe.yaml").write_bytes(b"preset: \xff\n")
     with pytest.raises(UserError, match=r"recipe\.yaml is not UTF-8"):
         parse_config([str(tmp_path / "recipe.yaml")])
+
+
+def test_a_run_from_before_a_field_goes_on_as_its_default_does():
+    config = TrainConfig(output_dir="out", train=["scenarios=a.jsonl"])
+    before = {name: value for name, value in config.to_dict().items() if name != "optimizer"}
+    assert config.differences(before) == []
+    other = dataclasses.replace(config, optimizer="adamw_8bit")
+    assert other.differences(before) == ["optimizer: 'adamw' in the checkpoint, 'adamw_8bit' now"]

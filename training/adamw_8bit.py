@@ -9,7 +9,8 @@ mantissa, the second moment 5 bits of exponent and 3 of mantissa: every number d
 its block is known to an eighth, whatever its size. It is rounded to one of its two neighbours by chance, the nearer
 the more likely: on average nothing is lost, and an average over 1,000 steps does not stand still, as it would where a
 step's thousandth is less than half of a byte's last bit. bfloat16 weights are rounded in the same way. Chance is a
-function of (seed, step, parameter, element): a resumed run repeats it, on any number of threads.
+function of (seed, step, parameter, element): a resumed run repeats it, on any number of threads. What lies below the
+floor is lost: a first moment becomes zero, a second moment the least number above it, so that no step grows by it.
 
 Block-wise 8-bit moments: Dettmers et al. 2021 (arXiv 2110.02861), there by a table of 256 numbers; stochastic rounding
 of weights: Zamirai et al. 2020 (arXiv 2010.06192).

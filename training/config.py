@@ -229,8 +229,10 @@ class TrainConfig:
     def differences(self, saved: dict[str, Any]) -> list[str]:
         """Fields in which a saved run differs from this one so that going on would not be the same run."""
         mine = self.to_dict()
+        defaults = {item.name: item.default for item in dataclasses.fields(self)}
+        saved = {name: saved.get(name, defaults[name]) for name in mine}  # a run from before a field had its default
         return [
-            f"{name}: {saved.get(name)!r} in the checkpoint, {mine[name]!r} now"
+            f"{name}: {saved[name]!r} in the checkpoint, {mine[name]!r} now"
             for name in mine
-            if name not in FREE_ON_RESUME and saved.get(name) != mine[name]
+            if name not in FREE_ON_RESUME and saved[name] != mine[name]
         ]
