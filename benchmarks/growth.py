@@ -8,7 +8,7 @@ The data is large enough that, with the default steps, no run sees a row twice: 
 learning by heart. Arithmetic is counted (floating-point operations of a forward pass on the same batch), not timed.
 The fresh model gets the operations of the small one's steps besides those of the grown one's, and the best of several
 learning rates.
-Copies must not stay equal: two lines say how far twins among the grown neurons are apart, before and after.
+Copies must not stay equal: two lines say how far what twins compute is apart, right after growing and at the end.
 """
 
 import argparse
@@ -113,8 +113,13 @@ def operations(model: RedHeartForMultiTask, data: Data) -> int:
 
 
 def twins_apart(model: RedHeartForMultiTask, width: int) -> float:
-    """Median distance of a first layer's grown rows from their copies, over their length; 0 where they are equal."""
-    rows = model.model.input_projection.in_proj.weight.detach().chunk(width, dim=0)
+    """Median distance of what a block's first units compute from what their copies do, over its length.
+
+    What came twice is the same in both places, so that a unit is the sum of its weights for them: right after growth
+    the noise is gone from the sum, and the distance is nothing but rounding.
+    """
+    weight = model.model.blocks[0].mlp.up_proj.weight.detach()
+    rows = weight.unflatten(1, (width, -1)).sum(dim=1).chunk(width, dim=0)
     return float(((rows[0] - rows[1]).norm(dim=1) / rows[0].norm(dim=1)).median())
 
 

@@ -116,10 +116,10 @@ def check_residuals(config: Any) -> None:
     if config.text_encoder_standardize and config.text_encoder_config is None:
         raise ValueError("text_encoder_standardize is true, but there is no text_encoder_config to standardise")
     encoder_size = getattr(config.text_encoder_config, "hidden_size", config.hidden_size)
-    if config.input_residual and encoder_size != config.hidden_size:
+    if config.input_residual and config.hidden_size % encoder_size:
         raise ValueError(
             f"input_residual adds what was read, {encoder_size} wide, to states {config.hidden_size} wide; "
-            f"set hidden_size to {encoder_size}, or input_residual to false"
+            f"set hidden_size to {encoder_size} or a multiple of it, or input_residual to false"
         )
     if config.task_residual and config.task_size != config.hidden_size:
         raise ValueError(

@@ -73,7 +73,7 @@ class RedHeartConfig(PreTrainedConfig):
     """Tokens a sequence is cut to by the commands of this project."""
 
     input_residual: bool = False
-    """Whether what was read goes past the input projection too; what reads must then be as wide as the backbone."""
+    """Whether what was read goes past the input projection too; `hidden_size` must then be a multiple of its width."""
     hidden_size: int = 768
     """Width D of the backbone's hidden states; a multiple of `num_attention_heads`."""
     num_hidden_layers: int = 6

@@ -14,7 +14,8 @@ Depth. A Pre-LN block whose last layers give zero passes its input on, bit for b
 block before hands its scale and shift to the new one's last norm and keeps none, the new one's other norm has none,
 and a normed vector is normed again, which changes it by rounding and by eps only.
 
-What is read by a text encoder stays as it is; slots, experts, labels and layers of analyzers stay as many.
+What is read by a text encoder stays as it is, and is laid beside itself where it goes past the input projection;
+slots, experts, labels and layers of analyzers stay as many.
 """
 
 import torch
@@ -31,7 +32,7 @@ KEPT_SIZES = ("vocab_size", "type_vocab_size")
 
 def grown_config(config: RedHeartConfig, width: int = 1, depth: int = 1) -> RedHeartConfig:
     """`width` times every width and number of heads, `depth` times the blocks; raises ValueError for less than 1."""
-    if width < 1 or depth < 1:
+    if not all(isinstance(times, int) and times >= 1 for times in (width, depth)):
         raise ValueError(f"width and depth must be whole numbers of at least 1, got {width} and {depth}")
     fields = config.to_dict()
     for name, value in fields.items():
@@ -45,8 +46,12 @@ def grow(
 ) -> RedHeartForMultiTask:
     """The grown model, in float32 and with the small one's outputs up to rounding.
 
-    `noise` is the deviation of what tells copies apart, as a part of each weight's own; zero leaves them equal.
+    `noise` is the deviation of what tells copies apart, as a part of each weight's own; zero leaves them equal. It
+    cancels in exact arithmetic and is rounded like every weight, so that it may not be larger than they are. Raises
+    ValueError unless it lies in [0, 1] and `width` and `depth` are whole numbers of at least 1.
     """
+    if not 0 <= noise <= 1:
+        raise ValueError(f"noise must lie in [0, 1], parts of each weight's own deviation, got {noise}")
     grown = RedHeartForMultiTask(grown_config(model.config, width, depth))
     generator = torch.Generator().manual_seed(seed)
     owners = dict(model.named_modules())

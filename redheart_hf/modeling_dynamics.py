@@ -58,7 +58,10 @@ class SignalSimulator(nn.Module):
     def forward(
         self, hidden_BTD: torch.Tensor, attention_mask: torch.Tensor, state_BN: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """hidden_BTD with the answer added, and the filters' state (B, N), complex, after each row's last token."""
+        """hidden_BTD with the answer added, and the filters' state (B, N), complex, after each row's last token.
+
+        Padding may stand at either end of a row. It moves no filter: a row of nothing else gives back its state.
+        """
         decay = torch.exp(self.log_decay.float())
         driven = torch.view_as_complex(self.in_proj(self.norm(hidden_BTD)).float().unflatten(-1, (-1, 2)))
         # Without this factor slow filters would be louder than fast ones: sqrt(1 - |a|^2).
@@ -71,12 +74,24 @@ class SignalSimulator(nn.Module):
             torch.fft.fft(driven, padded, dim=1) * torch.fft.fft(powers[:length], padded, dim=0), dim=1
         )[:, :length]
         if state_BN is not None:
-            response = response + powers[1:] * state_BN[:, None]
+            response = response + powers[attention_mask.long().cumsum(dim=1)] * state_BN[:, None]
         positions = torch.arange(length, device=driven.device)
         last = (attention_mask.long() * positions).argmax(dim=1)
         states = torch.view_as_real(response).flatten(-2).to(hidden_BTD.dtype)
         answer = self.out_proj(F.gelu(self.mixer(states)))
         return hidden_BTD + answer, response[torch.arange(len(last), device=last.device), last]
+
+
+def check_turns(turns_GS: torch.Tensor, num_rows: int) -> None:
+    """Raises ValueError, with the values, unless each row of this batch is at most one turn of one dialogue."""
+    if turns_GS.ndim != 2 or ((turns_GS < -1) | (turns_GS >= num_rows)).any():
+        raise ValueError(
+            f"turns must be dialogues of rows, (G, S), each row one of 0..{num_rows - 1} or -1 for none; got the "
+            f"shape {tuple(turns_GS.shape)} and {turns_GS.tolist()}"
+        )
+    rows, times = turns_GS[turns_GS >= 0].unique(return_counts=True)
+    if (times > 1).any():
+        raise ValueError(f"turns names row {int(rows[times > 1][0])} twice: a text is one turn of one dialogue")
 
 
 class AffectFilter(nn.Module):
@@ -105,11 +120,7 @@ class AffectFilter(nn.Module):
         alone = torch.arange(len(task_BC), device=task_BC.device)[:, None]
         mean_B3, variance_B3 = (part.squeeze(1) for part in self.follow(seen_B3, noise_B3, alone))
         if turns is not None:
-            if turns.ndim != 2 or (turns >= len(task_BC)).any():
-                raise ValueError(
-                    f"turns must be dialogues of rows, (G, S), each below {len(task_BC)}; got the shape "
-                    f"{tuple(turns.shape)} and rows up to {int(turns.max())}"
-                )
+            check_turns(turns, len(task_BC))
             held = turns >= 0
             means, variances = self.follow(seen_B3, noise_B3, turns)
             mean_B3 = mean_B3.index_put((turns[held],), means[held])

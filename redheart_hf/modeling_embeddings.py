@@ -151,7 +151,8 @@ def drop_pooler(encoder: nn.Module) -> None:
 class InputProjection(nn.Module):
     """Linear, norm, GELU, dropout, Linear, norm: from the width of what reads the text to the backbone's.
 
-    With `input_residual` what was read goes along it, so that what an encoder has learned is there from the start.
+    With `input_residual` what was read goes along it, so that what an encoder has learned is there from the start;
+    a backbone k times as wide, as growth makes it, gets it k times beside itself.
     """
 
     def __init__(self, config: RedHeartConfig, input_size: int):
@@ -160,6 +161,7 @@ class InputProjection(nn.Module):
         self.in_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         # CODEPATH: real_text recipes go on from a pretrained encoder; redheart-* presets start from nothing.
         self.residual = config.input_residual
+        self.copies = config.hidden_size // input_size
         out_linear = OutputLinear if self.residual else nn.Linear
         self.out_proj = out_linear(config.hidden_size, config.hidden_size)
         self.out_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -167,4 +169,4 @@ class InputProjection(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         projected = self.out_proj(self.dropout(F.gelu(self.in_norm(self.in_proj(states)))))
-        return self.out_norm(states + projected if self.residual else projected)
+        return self.out_norm(states.repeat(1, 1, self.copies) + projected if self.residual else projected)

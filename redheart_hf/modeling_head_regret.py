@@ -41,6 +41,12 @@ def check_alternatives(alternatives_GA: torch.Tensor, chosen_G: torch.Tensor | N
         raise ValueError(
             f"alternatives names row {int(strange[0])}; rows are 0..{num_rows - 1}, -1 where there is none"
         )
+    rows, times = alternatives_GA[alternatives_GA >= 0].unique(return_counts=True)
+    if (times > 1).any():
+        raise ValueError(
+            f"alternatives names row {int(rows[times > 1][0])} twice: an action stands in one group, once; give its "
+            "text a row for each choice it is part of"
+        )
     taken_G = alternatives_GA.gather(1, chosen_G.clamp(0, actions - 1)[:, None]).squeeze(1)
     nothing_G = (chosen_G < 0) | (chosen_G >= actions) | (taken_G < 0)
     if nothing_G.any():

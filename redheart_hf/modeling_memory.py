@@ -43,11 +43,18 @@ class ScenarioMemory(nn.Module):
 
     @torch.no_grad()
     def fill(self, states_ND: torch.Tensor, slots: torch.Tensor | None = None) -> None:
-        """Write states into `slots`, the first N by default, as key and value. Raises ValueError for too many."""
+        """Write states (N, D) into `slots` (N,), the first N by default, as key and value.
+
+        Raises ValueError for too many, for slots that are none or named twice, and for states that are not finite.
+        """
         if slots is None:
             slots = torch.arange(len(states_ND), device=self.keys.device)
         if len(states_ND) > len(self.keys) or len(slots) != len(states_ND):
             raise ValueError(f"{len(states_ND)} states do not fit {len(slots)} slots of a memory of {len(self.keys)}")
+        if len(slots.unique()) < len(slots) or ((slots < 0) | (slots >= len(self.keys))).any():
+            raise ValueError(f"slots must be different ones of 0..{len(self.keys) - 1}, got {slots.tolist()}")
+        if not torch.isfinite(states_ND).all():
+            raise ValueError(f"{int((~torch.isfinite(states_ND)).any(dim=1).sum())} of the states are not finite")
         self.keys[slots] = self.norm(states_ND)
         self.values[slots] = states_ND
 

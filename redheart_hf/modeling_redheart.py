@@ -134,6 +134,8 @@ class RedHeartForMultiTask(RedHeartPreTrainedModel):
             attention_mask = torch.ones_like(input_ids)
         if alternatives is not None:
             check_alternatives(alternatives, chosen, len(input_ids))
+        if turns is not None and self.affect_filter is None:
+            raise ValueError("turns were given, but this model has no affect_filter to follow them with")
         backbone = self.model(input_ids, attention_mask, token_type_ids)
         task_BQC, hidden_BTD = backbone.task_states, backbone.last_hidden_state
         corrections = self.analyze(task_BQC, hidden_BTD, attention_mask, alternatives)

@@ -27,7 +27,8 @@ def preset_config(name: str, **changes: Any) -> RedHeartConfig:
 
 
 def parameters_by_module(config: RedHeartConfig) -> dict[str, int]:
-    """Parameters of each module (two levels deep inside the backbone), counted on the meta device."""
+    """Parameters of each module, counted on the meta device: two levels deep inside the backbone, three in its task
+    projections, whose specialisations are a part of their own."""
     from .modeling_redheart import RedHeartForMultiTask
 
     with torch.device("meta"):
@@ -35,7 +36,8 @@ def parameters_by_module(config: RedHeartConfig) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         parts = name.split(".")
-        counts[".".join(parts[:2] if parts[0] == "model" else parts[:1])] += parameter.numel()
+        levels = 1 if parts[0] != "model" else 3 if parts[1] == "task_projections" else 2
+        counts[".".join(parts[:levels])] += parameter.numel()
     return dict(counts)
 
 

@@ -17,11 +17,12 @@ from redheart_hf import PRESETS, RedHeartConfig, preset_config
 from redheart_hf.labels import BASIC_EMOTIONS
 from redheart_hf.presets import describe, parameters_by_module
 
-# Millions of parameters in the design of the 330M model; specialisations are part of the task projections.
+# Millions of parameters in the design of the 330M model.
 DESIGN_330M = {
     "model.input_projection": 1.2,
     "model.blocks": 42.5,
-    "model.task_projections": 4 * (0.82 + 0.49),
+    "model.task_projections.projections": 4 * 0.82,
+    "model.task_projections.specializations": 4 * 0.49,
     "model.task_attention": 0.98,
 }
 

@@ -94,6 +94,27 @@ def test_padding_is_silence_to_the_filters(side):
     torch.testing.assert_close(padded_state, state, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_does_not_move_what_a_text_in_pieces_has_come_to(side):
+    """The second piece of a batch is shorter in one row and absent in another."""
+    bank = simulator()
+    first, second = torch.randn(3, 6, 32, generator=torch.Generator().manual_seed(5)).split((2, 4), dim=1)
+    lengths = (4, 2, 0)
+    mask = torch.tensor([[1] * length + [0] * (4 - length) for length in lengths])
+    rows = second
+    if side == "left":
+        mask = mask.flip(1)
+        rows = torch.stack([row.roll(4 - length, dims=0) for row, length in zip(second, lengths, strict=True)])
+    with torch.no_grad():
+        _, state = bank(first, torch.ones(3, 2))
+        answers, ends = bank(rows, mask, state)
+        torch.testing.assert_close(ends[2], state[2])
+        for row, length in enumerate(lengths[:2]):
+            alone, end = bank(second[row : row + 1, :length], torch.ones(1, length), state[row : row + 1])
+            torch.testing.assert_close(answers[row, mask[row] == 1], alone[0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(ends[row], end[0], atol=1e-5, rtol=1e-5)
+
+
 # ---------------------------------------------------------------- the affect filter
 
 

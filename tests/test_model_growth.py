@@ -84,11 +84,39 @@ def test_what_was_read_goes_past_the_projection_of_a_grown_model_too(batch, toke
     model = trained_like("pre_ln_gelu", tokenizer, task_residual=True, task_size=128)
     assert furthest(answers(grow(model, 2), batch), answers(model, batch)) < 1e-5
     bert = {"model_type": "bert", "vocab_size": len(tokenizer), "hidden_size": 128, "num_hidden_layers": 1}
-    wide = trained_like(
+    reading = trained_like(
         "pre_ln_gelu", tokenizer, input_residual=True, text_encoder_config=bert | {"num_attention_heads": 4}
     )
-    with pytest.raises(ValueError, match="128 wide, to states 256 wide"):
-        grow(wide, 2)
+    for width in (2, 3):
+        grown = grow(reading, width)
+        assert grown.config.text_encoder_config.hidden_size == 128
+        assert furthest(answers(grown, batch), answers(reading, batch)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", PRESET_OF)
+def test_what_large_answers_move_by_is_rounding(kind, batch, tokenizer):
+    """Logits near 30 move by more than 1e-5 in float32; in float64 the noise's own rounding is left, 2^-24."""
+    model = trained_like(kind, tokenizer)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    grown = grow(model, 2)
+    before = answers(model, batch)
+    largest = max(float(part.abs().max()) for part in before.values())
+    assert largest > 20
+    assert furthest(answers(grown, batch), before) < 1e-5 * largest
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        expected = model.double().model(**inputs).task_states
+        found = grown.double().model(**inputs).task_states
+    assert float((found - expected.repeat(1, 1, 2)).abs().max()) < 5e-7 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("noise", [float("nan"), float("inf"), -0.1, 1.5])
+def test_noise_that_would_not_cancel_is_refused(noise, tokenizer):
+    with pytest.raises(ValueError, match=rf"noise must lie in \[0, 1\].*got {noise}"):
+        grow(trained_like("pre_ln_gelu", tokenizer), 2, noise=noise)
 
 
 def copies_differ(model: RedHeartForMultiTask) -> float:
@@ -120,7 +148,7 @@ def test_the_grown_330m_is_the_1_3b():
     assert {name: (grown[name], named[name]) for name in named if grown[name] != named[name]} == {}
 
 
-@pytest.mark.parametrize(("width", "depth"), [(0, 1), (1, 0), (-2, 1)])
+@pytest.mark.parametrize(("width", "depth"), [(0, 1), (1, 0), (-2, 1), (2.0, 1)])
 def test_growing_by_less_than_one_is_refused(width, depth):
     with pytest.raises(ValueError, match=f"got {width} and {depth}"):
         grown_config(preset_config("redheart-tiny"), width, depth)

@@ -220,6 +220,8 @@ def test_padded_alternatives_have_no_gradient_and_never_win():
         ([[1, 2]], [-1], r"chosen is -1 in group 0"),
         ([1, 2], [0], r"\(G, A\), got the shape \(2,\)"),
         ([[1, 9]], [0], r"names row 9; rows are 0\.\.2"),
+        ([[0, 1], [0, 2]], [0, 0], "names row 0 twice"),
+        ([[2, 2]], [0], "names row 2 twice"),
     ],
 )
 def test_choices_that_are_none_are_refused(alternatives, chosen, told):

@@ -153,6 +153,14 @@ def test_memory_finds_the_scenario_it_was_filled_with(batch):
     assert set(memory.least_used(states, 10).tolist()).isdisjoint(range(len(states)))
     with pytest.raises(ValueError, match=r"300 states do not fit .* 256"):
         memory.fill(torch.zeros(300, 128))
+    before = memory.keys.clone()
+    with pytest.raises(ValueError, match=r"different ones of 0..255, got \[3, 3\]"):
+        memory.fill(states[:2], torch.tensor([3, 3]))
+    with pytest.raises(ValueError, match=r"got \[3, 999\]"):
+        memory.fill(states[:2], torch.tensor([3, 999]))
+    with pytest.raises(ValueError, match="1 of the states are not finite"):
+        memory.fill(torch.stack((states[0], states[0] / 0)))
+    assert torch.equal(memory.keys, before)
 
 
 # ---------------------------------------------------------------- loading some of them

@@ -112,11 +112,24 @@ def test_turns_that_are_none_are_set_aside(changes, reason, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("turns", "told"), [([[0, 5]], r"below 2; got the shape \(1, 2\) and rows up to 5"), ([0, 1], r"shape \(2,\)")]
+    ("turns", "told"),
+    [
+        ([[0, 5]], r"one of 0..1 or -1 for none; got the shape \(1, 2\) and \[\[0, 5\]\]"),
+        ([[0, -5]], r"one of 0..1 or -1 for none; got the shape \(1, 2\) and \[\[0, -5\]\]"),
+        ([0, 1], r"shape \(2,\)"),
+        ([[0, 1], [1, -1]], "row 1 twice"),
+        ([[0, 0]], "row 0 twice"),
+    ],
 )
 def test_turns_that_name_no_row_of_the_batch_are_refused(turns, told, model):
     with pytest.raises(ValueError, match=told):
         model(torch.ones(2, 4, dtype=torch.long), turns=torch.tensor(turns))
+
+
+def test_turns_without_a_filter_to_follow_them_are_refused(model):
+    model.affect_filter = None
+    with pytest.raises(ValueError, match="no affect_filter"):
+        model(torch.ones(2, 4, dtype=torch.long), turns=torch.tensor([[0, 1]]))
 
 
 def test_the_command_says_what_the_turns_change(model, tokenizer, tmp_path):

@@ -70,8 +70,8 @@ def parse_arguments() -> argparse.Namespace:
         raise UserError(f"{arguments.output} exists already; give another folder, or remove it")
     if min(arguments.width, arguments.depth) < 1 or arguments.width * arguments.depth == 1:
         raise UserError(f"--width {arguments.width} --depth {arguments.depth} would not grow anything; give one of 2")
-    if not 0 <= arguments.noise < float("inf"):
-        raise UserError(f"--noise must be a number of at least 0, got {arguments.noise}")
+    if not 0 <= arguments.noise <= 1:
+        raise UserError(f"--noise must lie in 0..1, got {arguments.noise}")
     if not 0 <= arguments.seed < 2**63:
         raise UserError(f"--seed must lie in 0..2^63 - 1, got {arguments.seed}")
     return arguments
