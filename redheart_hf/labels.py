@@ -135,9 +135,11 @@ MODULES = (
     "scenario_memory",
     "triangle",
 )
-# What a way of using the model needs. To infer, one may leave out what no other answer depends on.
+# What a way of using the model needs. To infer, one may leave out what no other answer depends on; of a dialogue the
+# affect filter is wanted too.
 MODULES_OF_MODE = {
     "training": MODULES,
     "evaluation": MODULES,
     "inference": tuple(name for name in MODULES if name not in ("surd_head", "surd_analyzer", "affect_filter")),
+    "dialogue": tuple(name for name in MODULES if name not in ("surd_head", "surd_analyzer")),
 }

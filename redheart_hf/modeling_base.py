@@ -79,10 +79,10 @@ class RedHeartPreTrainedModel(PreTrainedModel):
     ):
         """As Transformers', with as many of the saved model's `modules` as asked for.
 
-        `modules` names some of `labels.MODULES`, or a mode: training, evaluation, inference. None takes those of
-        `config`, if one is given, else all there are. What `text_encoder_mode` keeps from learning is kept from it
-        still. Raises ValueError for a module that does not exist; for one that was not saved, unless `new_modules`
-        says that it may start fresh; and for any other weight that the folder lacks.
+        `modules` names some of `labels.MODULES`, or a mode: training, evaluation, inference, dialogue. None takes
+        those of `config`, if one is given, else all there are. What `text_encoder_mode` keeps from learning is kept
+        from it still. Raises ValueError for a module that does not exist; for one that was not saved, unless
+        `new_modules` says that it may start fresh; and for any other weight that the folder lacks.
         """
         config = kwargs.get("config")  # the Auto classes have put `modules` into it already
         with_report = kwargs.pop("output_loading_info", False)

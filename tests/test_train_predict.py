@@ -16,7 +16,8 @@ import torch
 from commands import run_command
 
 from preprocessing.records import Record
-from redheart_hf.labels import BASIC_EMOTIONS, CIRCUMSTANCES, KOREAN_EMOTIONS, VIEWS
+from redheart_hf import RedHeartForMultiTask, preset_config
+from redheart_hf.labels import BASIC_EMOTIONS, CIRCUMSTANCES, KOREAN_EMOTIONS, MODULES, VIEWS
 from training import predict, prediction
 from training.inference import predict_records
 from training.loading import load_model
@@ -77,6 +78,21 @@ def test_a_training_model_is_left_training(loaded, scenarios):
     assert model.training
     assert model.emotion_head.training
     np.testing.assert_array_equal(first["vad_mean"], second["vad_mean"])
+
+
+def test_a_mode_reads_only_the_modules_it_needs_and_answers_the_same(tmp_path, tiny_model_dir):
+    _, tokenizer = load_model(tiny_model_dir)
+    torch.manual_seed(0)
+    RedHeartForMultiTask(preset_config("redheart-tiny", vocab_size=len(tokenizer))).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    of_surd = {"surd_head", "surd_analyzer"}
+    whole, _ = load_model(tmp_path)
+    assert set(whole.config.modules) == set(MODULES)
+    for mode, names in {"inference": of_surd | {"affect_filter"}, "dialogue": of_surd}.items():
+        model, _ = load_model(tmp_path, mode=mode)
+        assert {name for name in MODULES if name not in model.config.modules} == names
+        assert not [name for name, _ in model.named_parameters() if name.split(".")[0] in names]
+        assert prediction.predict(model, tokenizer, TEXT) == prediction.predict(whole, tokenizer, TEXT)
 
 
 def test_json_adds_up(tiny_model_dir):

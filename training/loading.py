@@ -47,12 +47,15 @@ LOADING_ERRORS = (
 
 
 def load_model(
-    folder: Path | str, changes: Mapping[str, Any] | None = None, new_modules: bool = False
+    folder: Path | str,
+    changes: Mapping[str, Any] | None = None,
+    new_modules: bool = False,
+    mode: str | None = None,
 ) -> tuple[RedHeartForMultiTask, PreTrainedTokenizerBase]:
     """Model (on the GPU if there is one) and tokenizer of a folder that training wrote; raises UserError.
 
     `changes` are put over the saved config. With `new_modules` it may name modules that were not saved: they start
-    fresh.
+    fresh. Of the modules only those that `mode` needs (`labels.MODULES_OF_MODE`) are read; all without one.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -73,6 +76,7 @@ def load_model(
         saved = RedHeartConfig.from_pretrained(folder).to_dict()
         refuse_other_computation(saved, changes or {})
         config = RedHeartConfig(**saved | dict(changes or {}))
+        config = config if mode is None else config.with_modules(mode)
         model, report = RedHeartForMultiTask.from_pretrained(
             folder, config=config, new_modules=new_modules, dtype=torch.float32, output_loading_info=True
         )

@@ -76,7 +76,7 @@ def main() -> None:
     texts = [read_stdin() if text == "-" else text for text in arguments.texts]
     for text in texts:
         make_record(text, arguments.action, 0 if arguments.action else None, arguments.turn)
-    model, tokenizer = load_model(arguments.model)
+    model, tokenizer = load_model(arguments.model, mode="dialogue" if arguments.turn else "inference")
     for text in texts:
         result = predict(model, tokenizer, text, arguments.action, arguments.chosen, arguments.turn)
         if result["truncated"]:
