@@ -233,7 +233,9 @@ class RedHeartConfig(PreTrainedConfig):
             if modules not in MODULES_OF_MODE:
                 raise ValueError(f"no mode is called {modules!r}; known: {', '.join(MODULES_OF_MODE)}")
             modules = [name for name in MODULES_OF_MODE[modules] if name in self.modules]
-        if unknown := [name for name in modules if name not in MODULES]:
+        if not isinstance(modules, list | tuple):
+            raise ValueError(f"modules is {modules!r}: give a list, or a mode of {', '.join(MODULES_OF_MODE)}")
+        if unknown := [str(name) for name in modules if name not in MODULES]:
             raise ValueError(f"no module is called {', '.join(unknown)}; known: {', '.join(MODULES)}")
         if lacking := [name for name in modules if name not in self.modules]:
             present = ", ".join(self.modules) or "none"

@@ -206,6 +206,8 @@ def test_modules_are_chosen_through_the_auto_classes_and_in_subfolders(tmp_path)
     ("modules", "message"),
     [
         (["emotion_analyser"], "no module is called emotion_analyser; known: surd_head"),
+        ([None], "no module is called None; known: surd_head"),
+        (3, "modules is 3: give a list, or a mode of training"),
         (["regret_analyzer"], "the saved model has no regret_analyzer; it has: surd_head"),
         ("inferring", "no mode is called 'inferring'; known: training"),
     ],

@@ -12,7 +12,9 @@ Run   python -m training.explain --model outputs/main/final "I never called her 
 Words: integrated gradients (explain_attribution.py) from a text of masks to this one; with what no word accounts for,
 they add up to the number that `training.predict` shows. Without --target it is the most probable basic emotion, else
 valence. Ethics are those of the chosen action, without --chosen those of the text. They explain what this model
-computes, not what is so. What the model was never taught is null, and `missing` says why. Needs captum.
+computes, not what is so. What the model was never taught is null, and `missing` says why. Words are those of one
+sequence, read without the other actions: where a regret analyzer and two or more rounds of feedback let these into an
+action's utility, `attribution` explains what it is without them. Needs captum.
 
 Exit codes: 0 done, 1 a fault of the program, 2 something you can mend.
 """
