@@ -1,7 +1,8 @@
 """The errors of reading: one a user can mend, and one that concerns a single row.
 
 In    a main function without arguments.
-Out   a UserError, or an OSError that the user can mend, becomes one line on stderr and exit code 2.
+Out   a UserError, or an OSError that the user can mend, becomes one line on stderr and exit code 2; 3 where what was
+      asked for does not fit.
 Run   `if __name__ == "__main__": run(main)` at the end of a command.
 """
 
@@ -12,6 +13,14 @@ from collections.abc import Callable
 
 class UserError(Exception):
     """A mistake the user can mend: the message names the thing, the values and the remedy."""
+
+    exit_code = 2
+
+
+class DoesNotFit(UserError):
+    """What was asked for is more than there is room for; nothing of it was begun."""
+
+    exit_code = 3
 
 
 class BadRow(ValueError):
@@ -48,7 +57,7 @@ def run(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except OSError as error:
         if error.errno not in REMEDIES:
             raise

@@ -72,6 +72,10 @@ FIELDS = [
     "resume",
     "num_workers",
     "num_proc",
+    "ram_gib",
+    "memory_fraction",
+    "plan_memory",
+    "hold_memory",
 ]
 
 

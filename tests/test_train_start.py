@@ -74,13 +74,13 @@ def test_what_a_recipe_names_beside_start_from_is_said(folder, tmp_path):
     """A recipe's `modules: []` takes trained modules away: as asked, but not in silence."""
     given = {"text_encoder": "some/encoder", "preset": "redheart-330m", "model": {"modules": []}}
     config = tiny_config(tmp_path / "run", start_from=str(folder), **given)
-    lines = left_behind(config, build_model(config)[1])
+    lines = left_behind(config, build_model(config)[1].config)
     assert len(lines) == 3
     assert lines[0].startswith("text_encoder some/encoder is not used")
     assert lines[1].startswith("preset redheart-330m is not used")
     assert lines[2].startswith("triangle, which the model of start_from has, is left out")
     plain = tiny_config(tmp_path / "run", start_from=str(folder))
-    assert left_behind(plain, build_model(plain)[1]) == []
+    assert left_behind(plain, build_model(plain)[1].config) == []
 
 
 def test_a_tokenizer_with_more_entries_than_the_encoder_has_is_refused(tokenizer_dir, tmp_path):

@@ -21,7 +21,7 @@ from preprocessing.errors import UserError
 from preprocessing.sources import expand
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask, preset_config
 from training.config import TrainConfig
-from training.loading import check_vocabulary, load_model, load_tokenizer, what_loading_raises
+from training.loading import check_vocabulary, load_model, load_tokenizer, read_config, what_loading_raises
 from training.native import load_kernel
 from training.run_facts import check_memory
 
@@ -70,18 +70,18 @@ def resolve_folder(name: str, what: str) -> str:
     return name
 
 
-def build_model(config: TrainConfig) -> tuple[PreTrainedTokenizerBase, RedHeartForMultiTask]:
-    """Tokenizer and a freshly initialised model (its text encoder pretrained), the same for the same seed."""
-    set_seed(config.seed)
+def read_architecture(config: TrainConfig) -> tuple[PreTrainedTokenizerBase, RedHeartConfig]:
+    """Tokenizer and the config of the model that the run trains, before there is a weight of it."""
     if config.start_from is not None:
-        return go_on_from(config.start_from, config.model)
+        model_config = read_config(expand(config.start_from), config.model)
+        return load_tokenizer(expand(config.start_from)), model_config
     if config.tokenizer is None and config.text_encoder is None:
         raise UserError("none of tokenizer, text_encoder and start_from is given: say what reads the text")
     changes = dict(config.model)
     if config.text_encoder is None:
         tokenizer = load_tokenizer(resolve_folder(config.tokenizer or "", "tokenizer"))
         changes |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-        return tokenizer, RedHeartForMultiTask(checked_config(config.preset, changes))
+        return tokenizer, checked_config(config.preset, changes)
     folder = resolve_folder(config.text_encoder, "text_encoder")
     tokenizer_folder = resolve_folder(config.tokenizer or folder, "tokenizer")
     tokenizer = load_tokenizer(tokenizer_folder)
@@ -89,6 +89,25 @@ def build_model(config: TrainConfig) -> tuple[PreTrainedTokenizerBase, RedHeartF
         changes["text_encoder_config"] = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     model_config = checked_config(config.preset, changes)
     check_vocabulary(tokenizer_folder, tokenizer, model_config)
+    return tokenizer, model_config
+
+
+def model_config_of(config: TrainConfig) -> RedHeartConfig:
+    """As `read_architecture`; of a preset without anything to read its texts, with the preset's own vocabulary."""
+    if config.start_from or config.tokenizer or config.text_encoder:
+        return read_architecture(config)[1]
+    return checked_config(config.preset, dict(config.model))
+
+
+def build_model(config: TrainConfig) -> tuple[PreTrainedTokenizerBase, RedHeartForMultiTask]:
+    """Tokenizer and a freshly initialised model (its text encoder pretrained), the same for the same seed."""
+    tokenizer, model_config = read_architecture(config)
+    set_seed(config.seed)
+    if config.start_from is not None:
+        return go_on_from(config.start_from, config.model)
+    if config.text_encoder is None:
+        return tokenizer, RedHeartForMultiTask(model_config)
+    folder = resolve_folder(config.text_encoder, "text_encoder")
     with what_loading_raises(folder, "a text encoder"):
         return tokenizer, RedHeartForMultiTask.from_text_encoder(folder, model_config)
 
@@ -102,7 +121,7 @@ def go_on_from(folder: str, changes: dict[str, Any]) -> tuple[PreTrainedTokenize
     return tokenizer, model
 
 
-def left_behind(config: TrainConfig, model: RedHeartForMultiTask) -> list[str]:
+def left_behind(config: TrainConfig, model_config: RedHeartConfig) -> list[str]:
     """Lines to print: what `start_from` takes the place of, and which of its trained modules the recipe leaves out."""
     if config.start_from is None:
         return []
@@ -110,7 +129,7 @@ def left_behind(config: TrainConfig, model: RedHeartForMultiTask) -> list[str]:
     given = {name: getattr(config, name) for name in replaced}
     unused = [f"{name} {given[name]}" for name, default in replaced.items() if given[name] != default]
     saved = RedHeartConfig.from_pretrained(expand(config.start_from)).modules
-    dropped = [name for name in saved if name not in model.config.modules]
+    dropped = [name for name in saved if name not in model_config.modules]
     lines = [f"{what} is not used: the model of start_from brings its own" for what in unused]
     return lines + [f"{name}, which the model of start_from has, is left out by model.modules" for name in dropped]
 

@@ -21,6 +21,7 @@ from training.run_facts import native_precision
 
 # Fields that may differ when a run goes on: they change what is written and when, never the weights.
 FREE_ON_RESUME = {"output_dir", "log_steps", "save_steps", "save_total_limit", "resume", "num_workers", "num_proc"}
+FREE_ON_RESUME |= {"ram_gib", "memory_fraction", "plan_memory", "hold_memory"}
 
 LEAST = {
     "epochs": 1,
@@ -42,7 +43,7 @@ LEAST = {
     "seed": 0,
 }
 WRITTEN_BY_TRAINING = ("trained_on", "trained_labels", "surd_found", "thresholds", "calibration", "auto_map")
-POSITIVE = ("learning_rate", "text_encoder_learning_rate", "answer_learning_rate", "max_grad_norm")
+POSITIVE = ("learning_rate", "text_encoder_learning_rate", "answer_learning_rate", "max_grad_norm", "ram_gib")
 
 
 @dataclass(kw_only=True)
@@ -141,6 +142,15 @@ class TrainConfig:
     num_proc: int = 1
     """Processes that tokenize."""
 
+    ram_gib: float | None = None
+    """Memory that this run may take, in GiB, to be used whole. A run whose plan is larger does not start."""
+    memory_fraction: float = 0.8
+    """Without ram_gib: what part of the memory that is free (other processes and limits counted) it may take."""
+    plan_memory: bool = True
+    """Whether the run's memory is planned before its model is made (one process, on the CPU); see training.memory."""
+    hold_memory: Literal["auto", "on", "off"] = "auto"
+    """Whether tensors are held to what they need (training/held_memory.py). auto: where there is a C++ compiler."""
+
     def __post_init__(self):
         if self.mixed_precision == "auto":
             self.mixed_precision = native_precision()
@@ -168,6 +178,8 @@ class TrainConfig:
                 raise UserError(f"{name} must be positive and finite, got {value}")
         if self.seed >= 2**32:
             raise UserError(f"seed must lie below 2^32 = {2**32}, as NumPy wants it, got {self.seed}")
+        if not 0 < self.memory_fraction <= 1:
+            raise UserError(f"memory_fraction must lie in (0, 1], got {self.memory_fraction}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"betas must lie in [0, 1), got {self.betas}")
 

@@ -29,6 +29,7 @@ from redheart_hf.outputs import RedHeartOutput
 from training.collator import MODEL_INPUTS, Collator
 from training.surd_targets import agents_of
 
+BATCH_SIZE = 64  # records a forward pass, wherever a model is asked and not taught
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Predictions = dict[str, np.ndarray]
@@ -73,7 +74,7 @@ def predict_records(
     model: RedHeartForMultiTask,
     tokenizer: PreTrainedTokenizerBase,
     records: Sequence[Record],
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     num_proc: int = 1,
     progress: bool = True,
     mixed_precision: str = "no",

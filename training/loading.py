@@ -57,25 +57,11 @@ def load_model(
     `changes` are put over the saved config. With `new_modules` it may name modules that were not saved: they start
     fresh. Of the modules only those that `mode` needs (`labels.MODULES_OF_MODE`) are read; all without one.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"no model folder at {folder}; give the folder final/ of a training run")
-    for name in MODEL_FILES:
-        if not (folder / name).is_file():
-            raise UserError(
-                f"{folder} is not a model folder: it has no {name}; give the folder final/ of a training run"
-            )
+    config = read_config(folder, changes)
     transformers_logging.disable_progress_bar()
-    finish_rewrite(folder)
-    if (folder / MANIFEST).is_file():  # damaged numbers would answer like others
-        verify(folder, ".safetensors")
+    if (Path(folder) / MANIFEST).is_file():  # damaged numbers would answer like others
+        verify(Path(folder), ".safetensors")
     with what_loading_raises(folder, "a Red Heart model"):
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-        if kind != "redheart":
-            raise UserError(f"{folder} holds a model of type {kind!r}, not redheart")
-        saved = RedHeartConfig.from_pretrained(folder).to_dict()
-        refuse_other_computation(saved, changes or {})
-        config = RedHeartConfig(**saved | dict(changes or {}))
         config = config if mode is None else config.with_modules(mode)
         model, report = RedHeartForMultiTask.from_pretrained(
             folder, config=config, new_modules=new_modules, dtype=torch.float32, output_loading_info=True
@@ -89,6 +75,26 @@ def load_model(
             f"no room for, the first is {surplus[0]}; leave sizes and layers as they were saved"
         )
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def read_config(folder: Path | str, changes: Mapping[str, Any] | None = None) -> RedHeartConfig:
+    """The config of a folder that training wrote, `changes` put over it; raises UserError where it is none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no model folder at {folder}; give the folder final/ of a training run")
+    for name in MODEL_FILES:
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder} is not a model folder: it has no {name}; give the folder final/ of a training run"
+            )
+    finish_rewrite(folder)
+    with what_loading_raises(folder, "a Red Heart model"):
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+        if kind != "redheart":
+            raise UserError(f"{folder} holds a model of type {kind!r}, not redheart")
+        saved = RedHeartConfig.from_pretrained(folder).to_dict()
+        refuse_other_computation(saved, changes or {})
+        return RedHeartConfig(**saved | dict(changes or {}))
 
 
 def refuse_other_computation(saved: Mapping[str, Any], changes: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Compiles a kernel of training/kernels for this very processor, once, and loads it.
 
-In    the name of a kernel: training/kernels/NAME.cpp, plain C++17 with functions declared extern "C".
+In    the name of a kernel: training/kernels/NAME.cpp, plain C++ with functions declared extern "C".
 Out   a ctypes library; the compiled file is kept in ~/.cache/redheart_hf ($XDG_CACHE_HOME, if that is set).
 Run   `python -c "from training.native import load_kernel; print(load_kernel('adamw_8bit'))"`
 
@@ -17,11 +17,16 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from preprocessing.errors import UserError
 
 KERNELS = Path(__file__).resolve().parent / "kernels"
 COMPILERS = ("g++", "clang++", "c++")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
+FLAGS = ("-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
+WITH_TORCH = {"held_memory"}
+"""Kernels that torch calls: they are compiled with its headers and linked with its core."""
+OTHERWISE = {"adamw_8bit": "--optimizer adamw", "held_memory": "--hold_memory off"}
 LINUX_PROCESSOR = Path("/proc/cpuinfo")
 
 
@@ -36,6 +41,14 @@ def load_kernel(name: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
+def has_compiler() -> bool:
+    try:
+        find_compiler("anything")
+    except UserError:
+        return False
+    return True
+
+
 def find_compiler(name: str) -> str:
     wanted = os.environ.get("CXX")
     found = shutil.which(wanted) if wanted else next(filter(None, map(shutil.which, COMPILERS)), None)
@@ -43,7 +56,7 @@ def find_compiler(name: str) -> str:
         looked_for = f"$CXX is {wanted!r}, which is no program here" if wanted else f"none of {', '.join(COMPILERS)}"
         raise UserError(
             f"{name} is compiled for this machine and needs a C++ compiler ({looked_for}): install one "
-            "(Debian, Ubuntu, WSL: apt install g++), or choose --optimizer adamw"
+            f"(Debian, Ubuntu, WSL: apt install g++), or choose {OTHERWISE.get(name, 'another')}"
         )
     return found
 
@@ -58,13 +71,17 @@ def fingerprint(source: Path, compiler: str) -> str:
     if LINUX_PROCESSOR.is_file():
         lines = LINUX_PROCESSOR.read_bytes().splitlines()
         abilities = b"\n".join(sorted({line for line in lines if line.startswith((b"model name", b"flags"))}))
-    parts = (source.read_bytes(), " ".join(flags_of(compiler)).encode(), version, abilities)
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    told = " ".join((*flags_of(source.stem), torch.__version__))
+    return hashlib.sha256(b"\0".join((source.read_bytes(), told.encode(), version, abilities))).hexdigest()[:16]
 
 
-def flags_of(compiler: str) -> tuple[str, ...]:
-    """Compilers prefer half the width that AVX-512 has, since wide instructions once slowed a processor down."""
-    return (*FLAGS, "-mprefer-vector-width=512") if os.uname().machine == "x86_64" else FLAGS
+def flags_of(name: str) -> list[str]:
+    """What the compiler is told; libraries come last. Compilers prefer half the width that AVX-512 has, since wide
+    instructions once slowed a processor down."""
+    wide = ["-mprefer-vector-width=512"] if os.uname().machine == "x86_64" else []
+    home = Path(torch.__file__).parent
+    of_torch = [f"-I{home}/include", f"-L{home}/lib", f"-Wl,-rpath,{home}/lib", "-lc10"] if name in WITH_TORCH else []
+    return [*FLAGS, *wide, *of_torch]
 
 
 def compile_kernel(compiler: str, source: Path, library: Path) -> None:
@@ -72,7 +89,7 @@ def compile_kernel(compiler: str, source: Path, library: Path) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         built = Path(folder) / library.name
-        command = [compiler, *flags_of(compiler), str(source), "-o", str(built)]
+        command = [compiler, str(source), "-o", str(built), *flags_of(source.stem)]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode:
             raise UserError(f"{' '.join(command)} failed with {done.returncode}:\n{done.stderr[-2000:]}")

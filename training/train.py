@@ -21,7 +21,7 @@ from typing import Any  # noqa: E402
 from transformers import PreTrainedTokenizerBase  # noqa: E402
 
 from preprocessing.errors import run  # noqa: E402
-from training.build import build_accelerator, build_model, left_behind  # noqa: E402
+from training.build import build_accelerator, build_model, left_behind, read_architecture  # noqa: E402
 from training.checkpoint import MANIFEST, find_checkpoint, verify, write_folder  # noqa: E402
 from training.collator import Collator  # noqa: E402
 from training.command_line import parse_config  # noqa: E402
@@ -29,6 +29,7 @@ from training.config import TrainConfig  # noqa: E402
 from training.data import RunData, label_weights, prepare_data  # noqa: E402
 from training.evaluate import Evaluation, evaluate_dev  # noqa: E402
 from training.loop import TrainLoop  # noqa: E402
+from training.memory_run import hold, plan_run, write_memory_report  # noqa: E402
 from training.model_card import write_model_card  # noqa: E402
 from training.report import figures_table  # noqa: E402
 from training.rewrite import finish_rewrite  # noqa: E402
@@ -51,18 +52,21 @@ def train(config: TrainConfig) -> None:
     """The whole run, from the recipe to final/."""
     started = time.perf_counter()
     accelerator = build_accelerator(config)
-    tokenizer, model = build_model(config)
-    config.refuse_idle_settings(model.config)
-    for line in left_behind(config, model):
+    hold(config, accelerator)
+    tokenizer, model_config = read_architecture(config)
+    config.refuse_idle_settings(model_config)
+    for line in left_behind(config, model_config):
         accelerator.print(line)
     checkpoint = find_checkpoint(Path(config.output_dir), config.resume)
     if checkpoint is not None:  # a run that may not go on there must not write its holdout_*.jsonl over the other's
         read_state(checkpoint, config, accelerator.num_processes)
     with accelerator.main_process_first():
-        data = prepare_data(config, model.config, tokenizer, write=accelerator.is_main_process)
+        data = prepare_data(config, model_config, tokenizer, write=accelerator.is_main_process)
+    collator = Collator(tokenizer)
+    plan = plan_run(config, model_config, data, collator, accelerator)
+    _, model = build_model(config)
     if config.class_balance is not None:
         model.config.label_weights = label_weights(data.emotion_counts, config.class_balance)
-    collator = Collator(tokenizer)
     if wants_standardization(model) and checkpoint is None:
         fit_standardization(model, data.train, collator, config, accelerator.device, accelerator.is_main_process)
 
@@ -84,6 +88,8 @@ def train(config: TrainConfig) -> None:
         if accelerator.is_main_process:
             evaluation = evaluated.get(loop.step) or evaluate_dev(model, tokenizer, data.dev, config.mixed_precision)
             finish(config, loop, tokenizer, data, evaluation, time.perf_counter() - started)
+    if plan is not None:
+        write_memory_report(Path(config.output_dir), plan)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

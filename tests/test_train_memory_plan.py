@@ -1,0 +1,126 @@
+"""The plan of a run's memory: what runs then take, what it is made of, and what is refused for it.
+
+In    runs of redheart-tiny on the shipped scenarios, in processes of their own; the command training.memory.
+Out   planned beside measured bytes; kinds beside what they must be by arithmetic.
+Run   `pytest tests/test_train_memory_plan.py`
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import NEEDS_COMPILER, run_command
+
+from redheart_hf import preset_config
+from redheart_hf.presets import parameters_by_module
+from training import memory
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def train(output_dir: Path, tokenizer_folder: Path, *more: object) -> subprocess.CompletedProcess:
+    scenarios = ROOT / "data" / "scenarios"
+    command = ["training/train.py", "--output_dir", output_dir, "--tokenizer", tokenizer_folder, "--max_steps", 2]
+    command += ["--train", json.dumps([f"scenarios={scenarios / 'train.jsonl'}"]), *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+def planned(*options: object) -> dict:
+    code, out, err = run_command(memory, "--preset", "redheart-tiny", *options, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--batch_size", 32, "--dev", json.dumps([f"scenarios={ROOT / 'data' / 'scenarios' / 'dev.jsonl'}"])],
+        ["--batch_size", 48, "--model.modules", "[]", "--mixed_precision", "bf16"],
+        ["--batch_size", 16, "--optimizer", "adamw_8bit", "--gradient_accumulation_steps", 2]
+        + ["--gradient_checkpointing", "true", "--model.num_hidden_layers", 8, "--model.intermediate_size", 4096],
+    ],
+    ids=["all modules", "bf16", "checkpointing and bytes"],
+)
+def test_a_run_takes_what_was_planned(options, tokenizer_folder, tmp_path):
+    """Within 3 %, and never 2 % more than planned. The interpreter is part of both, and measured."""
+    done = train(tmp_path / "run", tokenizer_folder, "--preset", "redheart-tiny", *options)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run" / "memory_report.json").read_text())
+    assert report["planned"]["peak"] > 1.5 * report["planned"]["process"]  # else the interpreter would hide an error
+    ratio = report["planned"]["peak"] / report["measured"]["peak"]
+    assert 0.98 < ratio < 1.03, report
+
+
+def test_a_run_that_would_not_fit_does_not_begin(tokenizer_folder, tmp_path):
+    done = train(tmp_path / "run", tokenizer_folder, "--preset", "redheart-730m", "--ram_gib", 2.5)
+    assert done.returncode == 3
+    assert "this run would take" in done.stderr
+    assert "may take 2.50 (--ram_gib 2.5)" in done.stderr
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_kinds_are_what_arithmetic_makes_them():
+    plan = planned("--batch-size", 4, "--max-length", 32)
+    weights = 4 * sum(parameters_by_module(preset_config("redheart-tiny")).values())
+    assert plan["weights"] == pytest.approx(weights, rel=0.01)  # buffers are few, whole pages waste little
+    assert 0.9 * weights < plan["gradients"] <= plan["weights"]  # types of segments, of which texts have one, get none
+    assert plan["optimizer"] == pytest.approx(2 * plan["gradients"], rel=0.01)
+    kinds = ("weights", "gradients", "optimizer", "activations", "buffers", "process")
+    assert plan["total"] == sum(plan[kind] for kind in kinds)
+    assert plan["peak"] == max(plan["phases"].values()) == plan["phases"][plan["peak_phase"]] <= plan["total"]
+    assert plan["fits"] == (plan["peak"] <= plan["limit"])
+
+
+def test_options_change_what_they_are_meant_to():
+    plain = planned("--batch-size", 4, "--max-length", 32)
+    double = planned("--batch_size", 8, "--max-length", 32)
+    assert double["activations"] == pytest.approx(2 * plain["activations"], rel=0.05)
+    assert (double["weights"], double["optimizer"]) == (plain["weights"], plain["optimizer"])
+    again = planned("--batch-size", 4, "--max-length", 32, "--gradient-checkpointing", "true")
+    assert again["activations"] < plain["activations"]
+    actions = planned("--batch-size", 4, "--max-length", 32, "--alternatives", 3)
+    assert actions["activations"] > 3.5 * plain["activations"]
+
+
+@NEEDS_COMPILER
+def test_moments_of_a_byte_take_a_quarter():
+    plain, small = (planned("--batch-size", 2, "--max-length", 16, "--optimizer", name) for name in OPTIMIZERS)
+    assert small["optimizer"] < 0.3 * plain["optimizer"]
+
+
+OPTIMIZERS = ("adamw", "adamw_8bit")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--ram-gib", "-1"], "ram_gib must be positive and finite, got -1"),
+        (["--memory-fraction", "1.2"], r"memory_fraction must lie in (0, 1], got 1.2"),
+        (["--batch-size", "0"], "batch_size must be a number of at least 1, got 0"),
+        (["--alternatives", "-2"], "--alternatives must lie in 0..100, got -2"),
+        (["--preset", "redheart-9b"], "unknown preset 'redheart-9b'"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(options, told):
+    code, _, err = run_command(memory, *options)
+    assert (code, told in err) == (2, True), err
+
+
+def test_what_does_not_fit_is_said_with_its_own_exit_code():
+    code, out, _ = run_command(memory, "--preset", "redheart-tiny", "--max-length", 32, "--ram-gib", 0.25, "--explain")
+    assert code == 3
+    assert "does NOT fit in 0.25 GiB (--ram_gib 0.25)" in out

@@ -1,0 +1,48 @@
+"""Holds this process to the memory that its tensors need.
+
+In    nothing; once, before the first large tensor is made.
+Out   from then on, memory of tensors on the CPU that never exceeds what those alive at one time have needed.
+Run   through training/train.py
+
+The C library keeps what is freed for later, in pieces that may fit nothing that comes later: a run over texts of many
+lengths takes up to several times what its tensors need, and nobody can say beforehand how much. Given back at once it
+costs page faults, a quarter of a step. So freed blocks rest here until they are wanted again, and go back as soon as
+resting would make the process larger than its tensors have been at their most (kernels/held_memory.cpp). What is not a
+tensor (Python's objects, a kernel's own buffers) stays with the C library, which is told to give large pieces back.
+"""
+
+import ctypes
+from functools import cache
+from typing import NamedTuple
+
+from training.native import load_kernel
+
+LEAST_HELD = 1 << 17
+"""Bytes from which on a tensor is held; smaller ones are the C library's. As in kernels/held_memory.cpp."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+class HeldMemory(NamedTuple):
+    """Bytes: of tensors alive, of blocks that rest, and the most that tensors have taken at one time."""
+
+    live: int
+    resting: int
+    most: int
+
+
+@cache
+def hold_memory() -> None:
+    """From here on tensors on the CPU take what they need and no more. Raises UserError without a C++ compiler."""
+    kernel = load_kernel("held_memory")
+    c_library = ctypes.CDLL(None)
+    if hasattr(c_library, "mallopt"):  # glibc; by itself it moves its threshold up with what is freed
+        c_library.mallopt(M_MMAP_THRESHOLD, LEAST_HELD)
+        c_library.mallopt(M_TRIM_THRESHOLD, LEAST_HELD)
+    kernel.held_memory_install()
+
+
+def held_memory() -> HeldMemory:
+    """What is held now; call `hold_memory` first."""
+    numbers = [ctypes.c_uint64() for _ in HeldMemory._fields]
+    load_kernel("held_memory").held_memory_figures(*map(ctypes.byref, numbers))
+    return HeldMemory(*(number.value for number in numbers))

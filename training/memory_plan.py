@@ -1,0 +1,189 @@
+"""What a training run will take of memory, known before any of it is taken.
+
+In    a TrainConfig, the model's config, the batches of a step (real ones, or `widest_batch`).
+Out   MemoryPlan: bytes by kind, by phase, and the peak with its phase.
+Run   python -m training.memory --preset redheart-330m
+
+The plan is no formula beside the program: the program itself is gone through, TrainLoop's own step on a model of fake
+tensors (memory_ledger.py), and what it would take is written down. So a change of the program changes the plan.
+To that comes what is no tensor: the interpreter with its libraries (measured, in this very process) and what kernels
+take for themselves (KERNELS, measured by benchmarks/memory_plan.py). On the CPU all phases share one memory.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+
+from redheart_hf import RedHeartConfig, RedHeartForMultiTask
+from redheart_hf.outputs import RedHeartOutput
+from training.adamw_8bit import AdamW8bit
+from training.batch_plan import BatchPlan
+from training.collator import MODEL_INPUTS, Batch, Collator
+from training.config import TrainConfig
+from training.inference import autocast, evaluation_mode
+from training.loop import TrainLoop
+from training.memory_ledger import Ledger, held
+from training.memory_limits import resident
+from training.surd_targets import SurdTargets
+
+KERNELS = 72 << 20
+"""Bytes that torch's kernels, the pages of their libraries and the autograd engine take beside all tensors."""
+KINDS = ("weights", "gradients", "optimizer", "activations", "buffers", "process")
+
+
+@dataclass
+class MemoryPlan:
+    """Bytes: by kind, what each kind takes at its own most; `phases`, the most of everything in each phase."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    buffers: int
+    process: int
+    phases: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.buffers + self.process
+
+    @property
+    def peak_phase(self) -> str:
+        return max(self.phases, key=lambda phase: self.phases[phase])
+
+    @property
+    def peak(self) -> int:
+        return self.phases[self.peak_phase]
+
+    def to_dict(self) -> dict[str, Any]:
+        devices = {"cpu": {"total": self.total, "peak": self.peak, "peak_phase": self.peak_phase}}
+        return (
+            asdict(self)
+            | {"total": self.total, "peak": self.peak, "peak_phase": self.peak_phase}
+            | {"devices": devices}
+        )
+
+
+class PretendedLoop(TrainLoop):
+    """TrainLoop, its way of a step unchanged, which writes down what each phase takes."""
+
+    def pretend(self, ledger: Ledger, group: list[Batch], terms: Sequence[str]) -> None:
+        """One step that has labels of all `terms`: the heads that any step teaches keep an optimizer's state."""
+        self.ledger, self.counts = ledger, {term: float(term in terms) for term in self.terms}
+        self.most: dict[str, int] = {}
+        self.activations = self.gradients = self.optimizer_states = self.buffers = 0
+        self.surd_targets = SurdTargets(active=False)  # its buffer is NumPy's: a part of the process
+        if isinstance(own := self.optimizer.optimizer, AdamW8bit):  # its kernel takes nothing for itself
+            own.step_in_bytes = lambda group, parameters: None  # type: ignore[method-assign]
+        self.model.train()
+        self.take_step(group)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        before = self.ledger.live
+        self.ledger.take_most()
+        yield
+        most, after = self.ledger.take_most(), self.ledger.live
+        self.most[name] = max(self.most.get(name, 0), most)
+        self.buffers = max(self.buffers, most - max(before, after))
+
+    def count_labels(self, group: list[Batch]) -> dict[str, float]:
+        return self.counts
+
+    def forward(self, batch: Batch) -> RedHeartOutput:
+        self.ledger.answer, before = False, self.ledger.live
+        with self.phase("forward"):
+            outputs = super().forward(batch)
+        self.activations = max(self.activations, self.ledger.live - before)
+        return outputs
+
+    def compute(self, outputs, batch, counts) -> dict[str, torch.Tensor]:
+        with self.phase("backward"):
+            return super().compute(outputs, batch, counts)
+
+    def update(self, totals, counts, load, group) -> tuple[dict[str, float], dict[str, Any]]:
+        """A step whose numbers are finite and whose gradients are cut."""
+        self.ledger.answer, before = True, self.ledger.live
+        gradients = [parameter.grad for parameter in self.bare_model.parameters() if parameter.grad is not None]
+        self.gradients = sum(held(gradient.nbytes) for gradient in gradients)
+        del gradients
+        with self.phase("update"):
+            result = super().update(totals, counts, load, group)
+        self.optimizer_states = self.ledger.live - before + self.gradients
+        return result
+
+
+def plan_memory(
+    config: TrainConfig,
+    model_config: RedHeartConfig,
+    groups: Sequence[list[Batch]],
+    terms: Sequence[str],
+    judged: Batch | None = None,
+) -> MemoryPlan:
+    """The plan of a run on the CPU whose heaviest steps have the micro-batches of `groups`, which teaches `terms` and
+    evaluates on batches no larger than `judged`."""
+    process = resident() + KERNELS
+    accelerator = Accelerator(cpu=True, mixed_precision=config.mixed_precision, device_placement=False)
+    dataset = Dataset.from_dict({"length": [1] * config.batch_size, "reader": ["planned"] * config.batch_size})
+    with Ledger() as ledger:
+        model = RedHeartForMultiTask(model_config)
+        weights = ledger.live
+        encoder = model.model.embeddings if model_config.text_encoder_config is not None else None
+        copy = sum(held(parameter.nbytes) for parameter in encoder.parameters()) if encoder is not None else 0
+        ledger.computes = True
+        collator: Any = None  # nothing is read
+        loop = PretendedLoop(accelerator, model, dataset, collator, one_step(config))
+        for group in groups:
+            loop.pretend(ledger, group, terms)
+        ledger.take_most()
+        if judged is not None:
+            with evaluation_mode(model), autocast(torch.device("cpu"), config.mixed_precision):
+                model(**{name: judged[name] for name in MODEL_INPUTS if name in judged})
+        evaluated = ledger.take_most()
+    states = loop.optimizer_states
+    # The step above began without the optimizer's states; they are there in every later one.
+    later = {"forward": states, "backward": states}
+    phases = {"load": weights + copy} | {name: most + later.get(name, 0) for name, most in loop.most.items()}
+    phases |= {"save": weights + states, "evaluate": evaluated}
+    return MemoryPlan(
+        weights=weights,
+        gradients=loop.gradients,
+        optimizer=states,
+        activations=loop.activations,
+        buffers=loop.buffers + KERNELS,
+        process=process - KERNELS,
+        phases={name: most + process for name, most in phases.items()},
+    )
+
+
+def one_step(config: TrainConfig) -> TrainConfig:
+    """The same run, of one step and without what only its data could tell."""
+    return dataclasses.replace(config, max_steps=1, passes={}, text_encoder_start=0, resume="never")
+
+
+def heaviest_groups(loop_plan: BatchPlan, total_steps: int, data: Dataset, collator: Collator) -> list[list[Batch]]:
+    """The steps with the most tokens in one micro-batch, and with the most once every action's rivals are read too."""
+    sequences, lengths = sequences_of(data), np.asarray(data["length"])
+    heaviest: list[tuple[int, list[list[int]]]] = [(-1, []), (-1, [])]
+    for step in range(total_steps):
+        group = loop_plan.step(step)
+        for rows in group:
+            tokens = int(sequences[rows].sum() * lengths[rows].max())
+            for index, weight in enumerate((tokens, tokens * int(sequences[rows].max()))):
+                if weight > heaviest[index][0]:
+                    heaviest[index] = (weight, group)
+    chosen = [heaviest[0][1]] + ([heaviest[1][1]] if heaviest[1][1] != heaviest[0][1] else [])
+    return [[collator([data[row] for row in rows]) for rows in group] for group in chosen]
+
+
+def sequences_of(data: Dataset) -> np.ndarray:
+    """How many sequences each record gives: its text, the worse of a pair, its actions, the turns before it."""
+    actions = [len(utilities or ()) for utilities in data["utilities"]]
+    return 1 + np.asarray(data["is_pair"]) + np.asarray(actions) + np.asarray(data["num_turns"])

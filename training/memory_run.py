@@ -1,0 +1,91 @@
+"""A run and its memory: held, planned before the model is made, refused where it would not fit, reported at the end.
+
+In    a TrainConfig, its data, the accelerator.
+Out   a MemoryPlan, or DoesNotFit (exit code 3); memory_report.json in output_dir: planned and measured.
+Run   through training/train.py; `python -m training.memory` asks without a run.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from preprocessing.errors import DoesNotFit
+from redheart_hf import RedHeartConfig
+from redheart_hf.losses import label_counts, terms_of
+from training.batch_plan import BatchPlan
+from training.collator import Collator
+from training.config import TrainConfig
+from training.data import RunData
+from training.held_memory import hold_memory
+from training.inference import BATCH_SIZE
+from training.memory_limits import limit_of_run, most_resident
+from training.memory_plan import KINDS, MemoryPlan, heaviest_groups, plan_memory
+from training.native import has_compiler
+from training.report import write_json
+
+GIB = 2**30
+JUDGED = ("acceptability", "preference")  # terms whose labels the SURD head's targets come from
+
+
+def hold(config: TrainConfig, accelerator: Accelerator) -> None:
+    """Holds tensors on the CPU to what they need, or says that they are not."""
+    if config.hold_memory == "off" or accelerator.device.type != "cpu":
+        return
+    if config.hold_memory == "on" or has_compiler():
+        hold_memory()
+    else:
+        accelerator.print(
+            "memory is not held, since there is no C++ compiler here: the run may take more than its plan says"
+        )
+
+
+def plan_run(
+    config: TrainConfig, model_config: RedHeartConfig, data: RunData, collator: Collator, accelerator: Accelerator
+) -> MemoryPlan | None:
+    """The plan of this very run; raises DoesNotFit above its limit. None where none is made."""
+    if not config.plan_memory or accelerator.num_processes > 1 or accelerator.device.type != "cpu":
+        return None
+    plan = BatchPlan(
+        data.train["length"],
+        data.train["reader"],
+        config.batch_size,
+        config.seed,
+        config.passes,
+        config.gradient_accumulation_steps,
+        config.bucket_batches,
+    )
+    steps = config.max_steps or plan.first_step(config.epochs)
+    groups = heaviest_groups(plan, steps, data.train, collator)
+    longest = np.argsort(data.train["length"])[-BATCH_SIZE:]
+    judged = collator([data.train[int(row)] for row in longest]) if data.dev else None
+    found = plan_memory(config, model_config, groups, taught_terms(plan, data, collator, model_config), judged)
+    found.phases["read"] = most_resident()
+    limit = limit_of_run(config.ram_gib, config.memory_fraction)
+    if found.peak > limit.size:
+        kinds = ", ".join(f"{kind} {getattr(found, kind) / GIB:.2f}" for kind in KINDS)
+        raise DoesNotFit(
+            f"this run would take {found.peak / GIB:.2f} GiB ({found.peak_phase}), and may take "
+            f"{limit.size / GIB:.2f} ({limit.said}): {kinds}. Nothing was begun. Try a smaller batch_size "
+            "(with more gradient_accumulation_steps), gradient_checkpointing, optimizer adamw_8bit, a smaller "
+            "max_length or preset; `python -m training.memory --explain` shows what each would save"
+        )
+    return found
+
+
+def taught_terms(plan: BatchPlan, data: RunData, collator: Collator, model_config: RedHeartConfig) -> list[str]:
+    """Terms of the loss that any reader's records have labels for, as its first batch of them shows."""
+    taught = set()
+    for rows in plan.members.values():
+        batch = collator([data.train[int(row)] for row in rows[:BATCH_SIZE]])
+        taught |= {term for term, count in label_counts(batch["labels"], 1).items() if count}
+    if taught & set(JUDGED):
+        taught.add("surd")
+    return [term for term in terms_of(model_config) if term in taught]
+
+
+def write_memory_report(output_dir: Path, plan: MemoryPlan) -> None:
+    """Planned and measured bytes; what was measured is this process's, from its start."""
+    measured: dict[str, Any] = {"peak": most_resident()}
+    write_json(output_dir / "memory_report.json", {"planned": plan.to_dict(), "measured": measured})
