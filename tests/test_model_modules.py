@@ -181,11 +181,30 @@ def test_modules_are_chosen_when_loading(batch, tmp_path):
     assert not torch.equal(dropped["emotion.basic_logits"], expected["emotion.basic_logits"])
 
 
-def test_a_mode_may_add_what_was_not_saved(tmp_path):
-    RedHeartForMultiTask(config_of(modules=["triangle"])).save_pretrained(tmp_path)
-    found = RedHeartForMultiTask.from_pretrained(tmp_path, modules="inference", new_modules=True)
-    assert found.config.modules == list(MODULES_OF_MODE["inference"])
-    assert found.emotion_analyzer is not None
+def all_parts_of(output) -> dict[str, torch.Tensor]:
+    """What the modules say that have answers of their own, too."""
+    own = {"surd": output.surd, "dynamics": output.dynamics}
+    said = {f"{name}.{key}": value for name, head in own.items() if head is not None for key, value in head.items()}
+    return parts_of(output) | said
+
+
+@pytest.mark.parametrize("name", [*MODULES, "inference", "training"])
+def test_what_a_model_is_loaded_with_anew_changes_none_of_its_answers(name, batch, tmp_path):
+    """One module added to a trained model that has all others, or all those of a mode to one that has the triangle."""
+    torch.manual_seed(0)
+    gone = {name, "surd_analyzer"} if name == "surd_head" else {name}
+    kept = ["triangle"] if name in MODULES_OF_MODE else [part for part in MODULES if part not in gone]
+    asked = name if name in MODULES_OF_MODE else [*kept, name]
+    model = perturbed(RedHeartForMultiTask(config_of(modules=kept))).eval()
+    model.save_pretrained(tmp_path)
+    found = RedHeartForMultiTask.from_pretrained(tmp_path, modules=asked, new_modules=True)
+    added = {key.removeprefix("model.").split(".")[0] for key in found.state_dict().keys() - model.state_dict().keys()}
+    assert found.config.modules == list(MODULES_OF_MODE.get(name, asked))
+    assert added == set(found.config.modules) - set(kept)
+    with torch.no_grad():
+        expected, answers = all_parts_of(model(**inputs_of(batch))), all_parts_of(found(**inputs_of(batch)))
+    for key, value in expected.items():
+        assert torch.equal(answers[key], value), key
 
 
 def test_modules_are_chosen_through_the_auto_classes_and_in_subfolders(tmp_path):

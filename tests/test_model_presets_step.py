@@ -25,6 +25,8 @@ from training.collator import Collator
 from training.loop import TrainLoop
 
 UP_TO_800M = [name for name in PRESETS if not name.endswith("b")]
+# A weight, its gradient and two moments are 16 bytes: 12 GiB for the largest, and half a GiB for all else.
+MEMORY_GIB = 16
 
 
 @pytest.mark.slow
@@ -38,7 +40,7 @@ def test_a_preset_takes_a_training_step(preset: str, tokenizer_dir: Path, tmp_pa
     step = json.loads(ended.stdout.splitlines()[-1])
     assert 0 < step["loss"] < 100
     assert step["still_blocks"] == []
-    assert step["peak_gib"] < 18
+    assert step["peak_gib"] < MEMORY_GIB
 
 
 def main() -> None:
