@@ -22,37 +22,61 @@ def fit_scaling(logits_NL: np.ndarray, truth_NL: np.ndarray) -> np.ndarray:
 
     Targets are Platt's, (n + 1) / (n + 2) and 1 / (n + 2), so that labels that can be told apart without error keep
     finite scales. A label that is never or always there, or whose logits do not rise with it, keeps [1, 0].
+
+    Raises ValueError when logits are not finite: what would be fitted to them says nothing of the others.
     """
     logits, truth = np.asarray(logits_NL, dtype=np.float64), np.asarray(truth_NL, dtype=bool)
+    if broken := np.count_nonzero(~np.isfinite(logits)):
+        labels = np.flatnonzero(~np.isfinite(logits).all(axis=0)).tolist()
+        raise ValueError(
+            f"{broken} of {logits.size} logits are not finite, of labels {labels}; take out the rows they are in"
+        )
     found = np.tile([1.0, 0.0], (logits.shape[1], 1))
     for label in range(logits.shape[1]):
         positives = int(truth[:, label].sum())
         if not 0 < positives < len(truth):
             continue
         high, low = (positives + 1) / (positives + 2), 1 / (len(truth) - positives + 2)
-        scaling = _newton(logits[:, label], np.where(truth[:, label], high, low))
+        scaling = _fitted(logits[:, label], np.where(truth[:, label], high, low))
         if scaling[0] > 0:
             found[label] = scaling
     return found
 
 
+def _fitted(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Scale and offset at the least cross-entropy, [0, 0] for logits that are all the same.
+
+    They are fitted to logits of mean 0 and deviation 1: a search that starts at those given would have the slope of
+    most sigmoids vanish where logits are large.
+    """
+    largest = np.abs(logits).max() or 1.0  # their squares could be more than the largest number there is
+    held = logits / largest
+    mean, deviation = held.mean(), held.std()
+    if deviation <= np.finfo(np.float64).eps * abs(mean):
+        return np.zeros(2)
+    scale, offset = _newton((held - mean) / deviation, targets)
+    return np.array([scale / deviation / largest, offset - scale * mean / deviation])
+
+
 def _newton(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Scale and offset at the least cross-entropy; steps are halved until it falls."""
+    """Scale and offset at the least cross-entropy; steps are halved until it falls, and end where none lets it."""
     inputs = np.stack((logits, np.ones_like(logits)), axis=1)
 
     def cost(scaling: np.ndarray) -> float:
         scores = inputs @ scaling
         return float((np.logaddexp(0, scores) - targets * scores).mean())
 
-    scaling = np.array([1.0, 0.0])
+    scaling = np.array([0.0, 0.0])
     for _ in range(STEPS):
-        chance = 1 / (1 + np.exp(-(inputs @ scaling)))
+        chance = 0.5 + 0.5 * np.tanh(inputs @ scaling / 2)  # the sigmoid, without an exponential that overflows
         gradient = inputs.T @ (chance - targets)
         curvature = (inputs * (chance * (1 - chance))[:, None]).T @ inputs + 1e-9 * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
         size = 1.0
         while size > 1e-6 and cost(scaling - size * step) > cost(scaling):
             size /= 2
+        if cost(scaling - size * step) > cost(scaling):
+            break
         scaling = scaling - size * step
         if np.abs(size * step).max() < 1e-10:
             break

@@ -25,9 +25,15 @@ from typing import NamedTuple
 
 import torch
 
+ROUNDING = 1e-5  # of its variances, by which a covariance may be off: it may have been computed in float32
+COVARIANCES = ("transition_noise", "observation_noise", "initial_covariance")
+
 
 class LinearGaussian(NamedTuple):
-    """Shapes without a batch; each may have leading dimensions (B,), and `observation_noise` (B, T)."""
+    """Shapes without a batch; each may have a leading dimension of B, and `observation_noise` two, of B and T.
+
+    A leading dimension may also be 1: the same for all. Covariances are symmetric and have no negative eigenvalue.
+    """
 
     transition: torch.Tensor  # (N, N)
     transition_offset: torch.Tensor  # (N,)
@@ -86,11 +92,15 @@ def ornstein_uhlenbeck(
 def kalman_filter(model: LinearGaussian, observations: torch.Tensor) -> Filtered:
     """Filter every sequence of `observations` (B, T, M); a padded end is filled with NaN, and only predicted.
 
-    Raises ValueError when shapes do not fit together.
+    Raises ValueError, naming the part, when shapes do not fit together, an observation is infinite, a part of the
+    model is not finite, or one of its covariances is none.
     """
     check_shapes(model, observations)
+    check_values(model, observations)
     noise = model.observation_noise
     per_step = noise.ndim == 4
+    if per_step:
+        noise = noise.expand(-1, observations.shape[1], -1, -1)
     seen = ~torch.isnan(observations)
     values = torch.where(seen, observations, torch.zeros_like(observations))
     complete = bool(seen.all())  # then covariances are the same for all sequences, and are computed once
@@ -137,11 +147,16 @@ def update(mean, covariance, innovation, projection, error, identity):
     covariance = kept @ covariance @ kept.mT + gain @ error @ gain.mT
     white = torch.linalg.solve_triangular(factor, innovation.unsqueeze(-1), upper=False)
     fit = white.square().sum(dim=(-2, -1)) + 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
-    return mean, 0.5 * (covariance + covariance.mT), fit
+    return mean, symmetric(covariance), fit
+
+
+def symmetric(matrix: torch.Tensor) -> torch.Tensor:
+    """(..., N, N) without what rounding has made of one half of it and not of the other."""
+    return 0.5 * (matrix + matrix.mT)
 
 
 def smooth(model: LinearGaussian, filtered: Filtered) -> Smoothed:
-    """Means and covariances given all observations of each sequence."""
+    """Means and covariances given all observations of each sequence, from what `kalman_filter` found with `model`."""
     means, covariances = [filtered.means[:, -1]], [filtered.covariances[:, -1]]
     for t in range(filtered.means.shape[1] - 2, -1, -1):
         predicted_mean, predicted = filtered.predicted_means[:, t + 1], filtered.predicted_covariances[:, t + 1]
@@ -149,21 +164,25 @@ def smooth(model: LinearGaussian, filtered: Filtered) -> Smoothed:
         gain = torch.cholesky_solve(model.transition @ filtered.covariances[:, t], factor).mT
         change = (means[-1] - predicted_mean).unsqueeze(-1)
         means.append(filtered.means[:, t] + (gain @ change).squeeze(-1))
-        covariances.append(filtered.covariances[:, t] + gain @ (covariances[-1] - predicted) @ gain.mT)
+        covariances.append(symmetric(filtered.covariances[:, t] + gain @ (covariances[-1] - predicted) @ gain.mT))
     return Smoothed(torch.stack(means[::-1], dim=1), torch.stack(covariances[::-1], dim=1))
 
 
 def check_shapes(model: LinearGaussian, observations: torch.Tensor) -> None:
-    """Raises ValueError naming the part whose shape does not fit."""
+    """Raises ValueError naming the part whose shape does not fit, its shape and the right one."""
     if observations.ndim != 3 or not observations.shape[1]:
         raise ValueError(f"observations must be (B, T, M) with at least one step, got {tuple(observations.shape)}")
-    state, seen = model.initial_mean.shape[-1], observations.shape[-1]
+    if not model.initial_mean.ndim:
+        raise ValueError("initial_mean must be (N,) or (B, N), got a single number; states of one are (1,)")
+    batch, steps, seen = observations.shape
+    state = model.initial_mean.shape[-1]
     expected = {
         "transition": (state, state),
         "transition_offset": (state,),
         "transition_noise": (state, state),
         "observation": (seen, state),
         "observation_noise": (seen, seen),
+        "initial_mean": (state,),
         "initial_covariance": (state, state),
     }
     for name, shape in expected.items():
@@ -172,3 +191,49 @@ def check_shapes(model: LinearGaussian, observations: torch.Tensor) -> None:
             raise ValueError(
                 f"{name} must end in {shape} for states of {state} and observations of {seen}, got {found}"
             )
+        leading = [(), (1,), (batch,)]
+        if name == "observation_noise":
+            leading += [(rows, times) for rows in (1, batch) for times in (1, steps)]
+        if found[: -len(shape)] not in leading:
+            fitting = ", ".join(str(before + shape) for before in dict.fromkeys(leading))
+            raise ValueError(f"{name} must be one of {fitting} for {batch} sequences of {steps} steps, got {found}")
+
+
+def check_values(model: LinearGaussian, observations: torch.Tensor) -> None:
+    """Raises ValueError naming the first infinite observation, or the part that is not finite or no covariance."""
+    parts = {name: part.detach() for name, part in model._asdict().items()}
+    covariances = [parts[name] for name in COVARIANCES]
+    good = [~torch.isinf(observations).any(), *(torch.isfinite(part).all() for part in parts.values())]
+    good += [(matrix == matrix.mT).all() for matrix in covariances]
+    good += [(torch.linalg.cholesky_ex(matrix).info == 0).all() for matrix in covariances]
+    # What passes this is in order, at one question to the device; what does not may be singular or rounded still.
+    if torch.stack(good).all():
+        return
+    if infinite := torch.nonzero(torch.isinf(observations)).tolist():
+        first = tuple(infinite[0])
+        raise ValueError(
+            f"observations hold {len(infinite)} infinite values, the first, {observations[first].item()}, at "
+            f"(sequence, step, value) {first}; a missing value is NaN"
+        )
+    for name, part in parts.items():
+        if broken := torch.nonzero(~torch.isfinite(part)).tolist():
+            raise ValueError(f"{name} must be finite, got {part[tuple(broken[0])].item()} at {tuple(broken[0])}")
+    for name in COVARIANCES:
+        if broken := torch.nonzero(~are_covariances(parts[name])).tolist():
+            place = f" at {tuple(broken[0])}" if broken[0] else ""
+            raise ValueError(
+                f"{name} must be a covariance, symmetric and without negative eigenvalues, got "
+                f"{parts[name][tuple(broken[0])].tolist()}{place}; A @ A.mT is one for any matrix A"
+            )
+
+
+def are_covariances(matrices: torch.Tensor) -> torch.Tensor:
+    """Booleans (...) for matrices (..., N, N): symmetric, and with no eigenvalue below zero, but for ROUNDING."""
+    diagonal, kind = matrices.diagonal(dim1=-2, dim2=-1).abs(), torch.finfo(matrices.dtype)
+    least = 10 * kind.eps * matrices.abs().amax(dim=(-2, -1)) + kind.tiny
+    deviations = diagonal.sqrt()
+    allowed = ROUNDING * deviations.unsqueeze(-1) * deviations.unsqueeze(-2) + least[..., None, None]
+    mirrored = ((matrices - matrices.mT).abs() <= allowed).flatten(-2).all(dim=-1)
+    # A triangular root exists only for positive matrices; this much on the diagonal admits those with zeros in them.
+    margin = torch.diag_embed(ROUNDING * diagonal + least.unsqueeze(-1))
+    return mirrored & (torch.linalg.cholesky_ex(symmetric(matrices) + margin).info == 0)

@@ -8,14 +8,20 @@ Run   python -c "import numpy as np; from redheart_hf.surd import *; \
 What the terms are is defined in surd_terms.py. They describe what is observed together and prove no cause.
 """
 
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
-from .surd_histogram import Series, as_real, binned, histogram
+from .surd_histogram import Series, aligned, as_real, binned, bins_of_each, histogram, whole
 from .surd_terms import SURD, Agents, decompose, target_probabilities
+
+BESIDE = 4  # arrays as large as the largest histogram that are held at once beside all histograms
+PER_SET = 1000  # bytes, about, that a set of agents takes without its histogram
 
 
 def surd_from_probabilities(probabilities: np.ndarray) -> SURD:
@@ -24,7 +30,7 @@ def surd_from_probabilities(probabilities: np.ndarray) -> SURD:
     Raises ValueError when p is not a distribution over a target and at least one agent, or when the target has one
     state only. Cells up to some 10^7 and 8 agents are comfortable: all 2^n - 1 sets of n agents are looked at.
     """
-    p = as_real(probabilities)
+    p = as_real(probabilities, "probabilities")
     if p.ndim < 2:
         raise ValueError(f"probabilities need an axis for the target and one for each agent, got shape {p.shape}")
     if not np.isfinite(p).all() or p.min(initial=0.0) < 0:
@@ -59,11 +65,13 @@ def surd_from_samples(
     only their own histograms are needed: all terms up to that size are what they would be, the synergies beyond are
     missing and are in the leak; redundant terms that are zero have no key then.
 
-    Raises ValueError for series of unequal length, values that are not finite, a lag that leaves nothing, and fewer
-    samples than the largest histogram has cells: what is found there is mostly chance. `allow_undersampled` insists.
+    Raises ValueError, with the values, for series that are none of finite real numbers and one length, with masked
+    values among them, or in a range that bins cannot divide; for bins, lag or max_order that are no whole numbers or
+    out of range; for histograms that this machine's memory cannot hold; and for fewer samples than the largest
+    histogram has cells: what is found there is mostly chance. `allow_undersampled` insists on the last alone.
     """
-    codes, sizes = binned(target, agents, bins, lag, binning)
-    return _from_codes(codes, sizes, _order(max_order, len(codes) - 1), allow_undersampled)
+    codes, sizes, order = _prepared(target, agents, bins, lag, max_order, binning, allow_undersampled)
+    return _from_codes(codes, sizes, order)
 
 
 @dataclass(frozen=True)
@@ -90,17 +98,17 @@ def shuffled_baseline(
     max_order: int | None = None,
     binning: str = "width",
 ) -> tuple[SURD, Baseline]:
-    """The decomposition of samples, however few, beside what chance alone gives; arguments as `surd_from_samples`."""
+    """The decomposition of samples, however few, beside what chance alone gives.
+
+    Arguments and what ValueError is raised for are those of `surd_from_samples`; `shuffles` is at least 1.
+    """
+    shuffles = whole(shuffles, "shuffles")
     if shuffles < 1:
         raise ValueError(f"shuffles must be at least 1, got {shuffles}")
-    codes, sizes = binned(target, agents, bins, lag, binning)
-    order = _order(max_order, len(codes) - 1)
-    found = _from_codes(codes, sizes, order, allow_undersampled=True)
+    codes, sizes, order = _prepared(target, agents, bins, lag, max_order, binning, allow_undersampled=True)
+    found = _from_codes(codes, sizes, order)
     random, observed = np.random.default_rng(seed), _flat(found)
-    chance = [
-        _flat(_from_codes([random.permutation(codes[0]), *codes[1:]], sizes, order, allow_undersampled=True))
-        for _ in range(shuffles)
-    ]
+    chance = [_flat(_from_codes([random.permutation(codes[0]), *codes[1:]], sizes, order)) for _ in range(shuffles)]
     mean = {term: sum(one.get(term, 0.0) for one in chance) / shuffles for term in observed}
     p_value = {
         term: (1 + sum(one.get(term, 0.0) >= value - 1e-12 for one in chance)) / (1 + shuffles)
@@ -109,20 +117,62 @@ def shuffled_baseline(
     return found, Baseline(shuffles, mean, p_value)
 
 
-def _order(max_order: int | None, agents: int) -> int:
-    if max_order is not None and not 1 <= max_order <= agents:
+def _prepared(
+    target: Any, agents: Any, bins: Any, lag: Any, max_order: Any, binning: Any, allow_undersampled: bool
+) -> tuple[list[np.ndarray], list[int], int]:
+    """Numbers of bins by series, how many bins each has, and the order; all that may be wrong has been refused."""
+    series = aligned(target, agents, lag)
+    sizes = bins_of_each(bins, len(series))
+    order = _order(max_order, len(series) - 1)
+    _check_cells(sizes, order, len(series[0]), allow_undersampled)  # before edges and counts take their memory
+    return binned(series, sizes, binning), sizes, order
+
+
+def _order(max_order: Any, agents: int) -> int:
+    if max_order is None:
+        return agents
+    order = whole(max_order, "max_order")
+    if not 1 <= order <= agents:
         raise ValueError(f"max_order must lie in 1..{agents} for {agents} agents, got {max_order}")
-    return max_order or agents
+    return order
 
 
-def _from_codes(codes: list[np.ndarray], sizes: list[int], order: int, allow_undersampled: bool) -> SURD:
-    cells = sizes[0] * int(np.prod(sorted(sizes[1:])[-order:], dtype=object))
-    if len(codes[0]) < cells and not allow_undersampled:
+def _check_cells(sizes: list[int], order: int, samples: int, allow_undersampled: bool) -> None:
+    cells = sizes[0] * math.prod(sorted(sizes[1:])[-order:])
+    if samples < cells and not allow_undersampled:
         raise ValueError(
-            f"{len(codes[0])} samples are too few for {cells} cells ({sizes[0]} bins of the target, {sizes[1:]} of "
+            f"{samples} samples are too few for {cells} cells ({sizes[0]} bins of the target, {sizes[1:]} of "
             f"the agents, {order} at a time): at least {cells} are needed, and ten times as many are better. Use "
             "fewer bins, or allow_undersampled=True beside a shuffled baseline"
         )
+    sets = _cells_of_all([1] * len(sizes), order)
+    needed, there = 8 * (_cells_of_all(sizes, order) + BESIDE * cells) + PER_SET * sets, _memory()
+    if needed > there:
+        raise ValueError(
+            f"the histogram of {order} of {len(sizes) - 1} agents has {cells} cells, and with those of all smaller "
+            f"sets needs {needed} bytes ({needed / 2**30:.1f} GiB), more than this machine's {there / 2**30:.1f} GiB. "
+            "Use a lower max_order, or fewer bins"
+        )
+
+
+def _cells_of_all(sizes: list[int], order: int) -> int:
+    """Cells of the histograms of all sets of at most `order` agents, each with the target."""
+    of_size = [1] + [0] * order  # of_size[k]: the sum over sets of k agents of the product of their bins
+    for bins in sizes[1:]:
+        for size in range(order, 0, -1):
+            of_size[size] += bins * of_size[size - 1]
+    return sizes[0] * sum(of_size[1:])
+
+
+def _memory() -> float:
+    """Bytes that this machine has; infinite where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # AttributeError: Windows has no sysconf
+        return math.inf
+
+
+def _from_codes(codes: list[np.ndarray], sizes: list[int], order: int) -> SURD:
     agents = range(1, len(codes))
     if order == len(agents):
         counts = histogram(codes, sizes)

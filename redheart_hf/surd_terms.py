@@ -27,7 +27,7 @@ from itertools import combinations, groupby
 import numpy as np
 
 Agents = tuple[int, ...]
-TIE = 12  # decimals of a bit up to which two sets of agents tell the same
+TIE = 1e-12  # bits by which sets of agents may differ and still tell the same
 TINY = 1e-300  # beside any probability nothing, and makes 0 log2 0 = 0
 
 
@@ -55,7 +55,11 @@ class SURD:
 
 @dataclass(frozen=True)
 class StateSURD:
-    """Terms and surprise -log2 p(t) in bits for each state t, and the share of the surprise that is left open."""
+    """Terms and surprise -log2 p(t) in bits for each state t, and the share of the surprise that is left open.
+
+    A state that p(t) = 1 rounds to has no surprise: its terms are 0 bits, and 0 is left open. One that never occurs
+    has infinite surprise, terms of 0 bits, and all of it is left open.
+    """
 
     probabilities: np.ndarray
     redundant: dict[Agents, np.ndarray]
@@ -88,9 +92,28 @@ def specific_information(joint: np.ndarray) -> np.ndarray:
     return np.where(p_target > 0, told, 0.0).clip(min=0.0)
 
 
+def _surprise(probabilities: np.ndarray) -> np.ndarray:
+    """-log2 p(t), (states,); infinite where p is 0, and 0, with no sign, where rounding left it at 1 or above."""
+    logs = np.log2(probabilities, out=np.full_like(probabilities, -np.inf), where=probabilities > 0)
+    return np.maximum(-logs, 0.0) + 0.0
+
+
+def _rising(values: np.ndarray) -> np.ndarray:
+    """The order of the rows of `values` (sets, states) for each state, by value; of equal ones the first row first.
+
+    Values are equal that differ by no more than TIE from the next. Rounding them would not do: two that only differ by
+    their own rounding may lie on both sides of where a decimal is rounded up.
+    """
+    order = np.argsort(values, axis=0, kind="stable")
+    steps = np.diff(np.take_along_axis(values, order, axis=0), axis=0, prepend=values.min(axis=0, keepdims=True))
+    rank = np.empty_like(order)
+    np.put_along_axis(rank, order, np.cumsum(steps > TIE, axis=0), axis=0)
+    return np.argsort(rank, axis=0, kind="stable")
+
+
 def _rises(values: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of `values` (sets, states) in rising order for each state, and how far each rises above all before it."""
-    order = np.argsort(values.round(TIE), axis=0, kind="stable")
+    order = _rising(values)
     reached = np.maximum.accumulate(np.maximum(np.take_along_axis(values, order, axis=0), floor), axis=0)
     return order, np.diff(reached, axis=0, prepend=floor[None])
 
@@ -102,8 +125,10 @@ def _first_level(values: np.ndarray, named: bool) -> tuple[dict[Agents, np.ndarr
     """
     agents = range(1, len(values) + 1)
     order, rises = _rises(values, np.zeros_like(values[0]))
-    # A rise belongs to the agent it is reached with and all that come later: as bits, bit k for agent k + 1.
-    sharing = np.cumsum((np.int64(1) << order.astype(np.int64))[::-1], axis=0)[::-1]
+    # A rise belongs to the agent it is reached with and all that come later: as bits, bit k for agent k + 1. Integers
+    # of the machine have 63 of them; Python's have all that are asked for.
+    kind = np.int64 if len(values) < 64 else object
+    sharing = np.cumsum(np.left_shift(1, order.astype(kind), dtype=kind)[::-1], axis=0)[::-1]
     sets: dict[Agents, np.ndarray] = {(agent,): np.zeros_like(values[0]) for agent in agents}
     if named:
         subsets = (subset for size in agents[1:] for subset in combinations(agents, size))
@@ -124,7 +149,11 @@ def _levels(joints: dict[Agents, np.ndarray]) -> list[list[Agents]]:
 
 def decompose(joints: dict[Agents, np.ndarray], probabilities: np.ndarray) -> SURD:
     """Terms from p(t, a) of every set of agents up to some size; see the definition above."""
-    information = {subset: specific_information(joint) for subset, joint in sorted(joints.items())}
+    surprise = _surprise(probabilities)
+    # Nothing tells more about a state than its surprise; rounding may, when that is zero.
+    information = {
+        subset: np.minimum(specific_information(joint), surprise) for subset, joint in sorted(joints.items())
+    }
     levels = _levels(joints)
     values = [np.stack([information[subset] for subset in level]) for level in levels]
     redundant, unique = _first_level(values[0], named=len(levels) == len(levels[0]))
@@ -134,22 +163,22 @@ def decompose(joints: dict[Agents, np.ndarray], probabilities: np.ndarray) -> SU
         bits = np.empty_like(told)
         np.put_along_axis(bits, order, rises, axis=0)
         synergistic |= dict(zip(subsets, bits, strict=True))
-    surprise = -np.log2(probabilities, out=np.full_like(probabilities, -np.inf), where=probabilities > 0)
     terms = [*redundant.values(), *unique.values(), *synergistic.values()]
-    open_share = 1 - np.sum(terms, axis=0) / surprise
+    explained = np.sum(terms, axis=0)
+    # Where the state has no surprise, there is nothing of which a share could be open.
+    open_share = 1 - np.divide(explained, surprise, out=np.ones_like(explained), where=surprise > 0)
     states = StateSURD(probabilities, redundant, unique, synergistic, information, surprise, open_share.clip(min=0.0))
 
     def overall(by_state: dict[Agents, np.ndarray]) -> dict[Agents, float]:
         return {subset: float(probabilities @ bits) for subset, bits in by_state.items()}
 
     entropy = float(probabilities @ np.where(probabilities > 0, surprise, 0.0))
-    explained = float(probabilities @ np.sum(terms, axis=0))
     return SURD(
         redundant=overall(redundant),
         unique=overall(unique),
         synergistic=overall(synergistic),
         mutual_information=overall(information),
         target_entropy=entropy,
-        information_leak=max(0.0, 1 - explained / entropy),
+        information_leak=max(0.0, 1 - float(probabilities @ explained) / entropy),
         states=states,
     )

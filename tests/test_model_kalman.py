@@ -7,6 +7,7 @@ Run   `pytest tests/test_model_kalman.py`
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,8 @@ def test_gradients_are_those_of_finite_differences():
     def likelihood_and_states(theta, mu, sigma, root):
         process = ornstein_uhlenbeck(theta, mu, sigma, 0.5, torch.diag(root**2))
         filtered = kalman_filter(process, observations)
-        return filtered.log_likelihood, smooth(process, filtered).means
+        smoothed = smooth(process, filtered)
+        return filtered.log_likelihood, smoothed.means, smoothed.covariances
 
     inputs = [value.requires_grad_() for value in (theta, mu, sigma, root)]
     assert torch.autograd.gradcheck(likelihood_and_states, inputs)
@@ -175,6 +177,25 @@ def test_its_uncertainty_is_that_of_its_errors():
     assert squared.mean().item() == pytest.approx(3, rel=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_all_covariances_are_exactly_symmetric(dtype: torch.dtype):
+    for name in CASES:
+        model, observations = system(CASES[name], dtype)
+        filtered = kalman_filter(model, observations)
+        for covariances in (filtered.covariances, smooth(model, filtered).covariances):
+            assert torch.equal(covariances, covariances.mT), name
+
+
+@pytest.mark.parametrize(("rows", "times"), [(1, 1), (1, 20), (3, 1), (3, 20)])
+def test_a_leading_dimension_of_one_is_the_same_for_all(rows: int, times: int):
+    model, observations = system(CASES["vad_ou_3d"])
+    batch = torch.cat([observations, observations.flip(1), 2 * observations])
+    parts = {name: part.expand(rows, *part.shape) for name, part in model._asdict().items()}
+    parts["observation_noise"] = model.observation_noise.expand(rows, times, 3, 3)
+    for ours, theirs in zip(kalman_filter(LinearGaussian(**parts), batch), kalman_filter(model, batch), strict=True):
+        close(ours, theirs.numpy(), 1e-13)
+
+
 @pytest.mark.parametrize(
     ("changes", "shape", "said"),
     [
@@ -183,12 +204,85 @@ def test_its_uncertainty_is_that_of_its_errors():
         ({}, (1, 5, 2), r"observation must end in \(2, 3\)"),
         ({"transition": torch.eye(2)}, (1, 5, 3), r"transition must end in \(3, 3\).*\(2, 2\)"),
         ({"initial_covariance": torch.eye(4)}, (1, 5, 3), r"initial_covariance.*\(4, 4\)"),
+        ({"initial_mean": torch.tensor(0.0)}, (1, 5, 3), "initial_mean.*single number"),
+        ({"initial_mean": torch.zeros(3, 3)}, (2, 5, 3), r"initial_mean must be one of \(3,\), .*got \(3, 3\)"),
+        ({"transition": torch.eye(3).expand(2, 3, 3)}, (1, 5, 3), r"transition must be one of .*got \(2, 3, 3\)"),
+        ({"transition_noise": torch.eye(3).expand(1, 5, 3, 3)}, (1, 5, 3), "transition_noise must be one of"),
+        *(
+            ({"observation_noise": torch.eye(3).expand(*leading, 3, 3)}, (2, 6, 3), rf"observation_noise.*{found}")
+            for leading, found in [
+                ((3,), r"got \(3, 3, 3\)"),
+                ((2, 9), r"\(2, 6, 3, 3\) for 2 sequences of 6 steps, got \(2, 9, 3, 3\)"),
+                ((1, 4), r"got \(1, 4, 3, 3\)"),
+                ((4, 6), r"got \(4, 6, 3, 3\)"),
+                ((1, 2, 6), r"got \(1, 2, 6, 3, 3\)"),
+            ]
+        ),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(changes: dict, shape: tuple, said: str):
     model, _ = system(CASES["vad_ou_3d"])
     with pytest.raises(ValueError, match=said):
         kalman_filter(model._replace(**changes), torch.zeros(shape, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_an_infinite_observation_is_refused_with_its_place(value: float):
+    model, observations = system(CASES["vad_ou_3d"])
+    observations[0, 5, 1] = value
+    observations[0, 4, 2] = NAN
+    observations[0, 9] = value
+    with pytest.raises(ValueError, match=rf"4 infinite values, the first, {value}, at .*\(0, 5, 1\).*NaN"):
+        kalman_filter(model, observations)
+
+
+@pytest.mark.parametrize("name", LinearGaussian._fields)
+@pytest.mark.parametrize("value", [math.inf, NAN])
+def test_a_part_that_is_not_finite_is_named(name: str, value: float):
+    model, observations = system(CASES["vad_ou_3d"])
+    part = getattr(model, name).clone()
+    part.view(-1)[-1] = value
+    place = tuple(size - 1 for size in part.shape)
+    with pytest.raises(ValueError, match=rf"^{name} must be finite, got {value} at {re.escape(str(place))}"):
+        kalman_filter(model._replace(**{name: part}), observations)
+
+
+UNIT = torch.eye(3, dtype=torch.float64)
+WRONG = {
+    "negative": -0.1 * UNIT,
+    "one negative": torch.diag(torch.tensor([1.0, -1e-3, 1.0], dtype=torch.float64)),
+    "not symmetric": UNIT + torch.tensor([[0, 0.3, 0], [0, 0, 0], [0, 0, 0]], dtype=torch.float64),
+    "correlated beyond one": UNIT + 1.5 * (UNIT[[1, 0, 2]] - torch.diag(UNIT[2])),
+    "no negative entry, but an eigenvalue": torch.tensor([[1, 0.9, 0], [0.9, 1, 0.9], [0, 0.9, 1]]).double(),
+}
+
+
+@pytest.mark.parametrize("name", ["transition_noise", "observation_noise", "initial_covariance"])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_no_covariance_is_named(name: str, wrong: str):
+    model, observations = system(CASES["vad_ou_3d"])
+    matrix = WRONG[wrong]
+    with pytest.raises(ValueError, match=rf"^{name} must be a covariance.*got {re.escape(str(matrix.tolist()))};"):
+        kalman_filter(model._replace(**{name: matrix}), observations)
+    several = torch.stack([UNIT, matrix])
+    with pytest.raises(ValueError, match=rf"^{name} must be a covariance.* at \(1,\)"):
+        kalman_filter(model._replace(**{name: several}), observations.expand(2, -1, -1))
+
+
+def test_singular_and_rounded_covariances_are_taken():
+    model, observations = system(CASES["vad_ou_3d"])
+    root = torch.from_numpy(np.random.default_rng(2).normal(size=(50, 3, 1)))
+    for scale in (1e-12, 1.0, 1e12):
+        for matrix in scale * root @ root.mT:
+            kalman_filter(model._replace(transition_noise=matrix), observations)
+    kalman_filter(model._replace(transition_noise=0 * UNIT), observations)
+    kalman_filter(model._replace(observation_noise=0 * UNIT), observations)
+    wide = torch.diag(torch.tensor([1e8, 1.0, 1e-8], dtype=torch.float64))
+    kalman_filter(model._replace(initial_covariance=wide), observations)
+    rounded = torch.tensor([[1.0, 0.5, 0.1], [0.5 + 1e-7, 1.0, 0.2], [0.1, 0.2, 1.0]])
+    kalman_filter(
+        LinearGaussian(*(part.float() for part in model))._replace(observation_noise=rounded), observations.float()
+    )
 
 
 def test_a_process_that_does_not_return_home_is_refused():

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from commands import run_command
 from prep_rows import write_goemotions
+from scipy.optimize import minimize
 
 from preprocessing.errors import UserError
-from redheart_hf import preset_config
+from redheart_hf import calibration, preset_config
 from redheart_hf.calibration import (
     expected_calibration_error,
     fit_scaling,
@@ -58,6 +59,69 @@ def test_labels_that_teach_nothing_keep_their_probabilities():
     assert np.isfinite(found).all()  # the third can be told apart without error
     assert found[2, 0] > 0
     assert fit_scaling(logits[:, 2:], ~truth[:, 2:]).tolist() == [[1.0, 0.0]]  # its logits fall with the label
+
+
+def least_by_search(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Scale and offset of one label with the least cross-entropy to Platt's targets, by a search without slopes."""
+    positives = truth.sum()
+    targets = np.where(truth, (positives + 1) / (positives + 2), 1 / (len(truth) - positives + 2))
+
+    def cost(scaling: np.ndarray) -> float:
+        scores = scaling[0] * logits + scaling[1]
+        return float(np.mean(np.logaddexp(0, scores) - targets * scores))
+
+    tight = {"xatol": 1e-9, "fatol": 1e-15, "maxiter": 4000, "maxfev": 4000}
+    return minimize(cost, [0.0, 0.0], method="Nelder-Mead", options=tight).x
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e6, 1e12, 1e300])
+@pytest.mark.parametrize("shift", [0.0, 5.0])
+def test_scaling_is_found_whatever_the_size_of_the_logits(unit: float, shift: float):
+    logits, truth, _ = drawn(2_000)
+    for label in range(2):
+        plain = logits[:, label] + shift
+        scale, offset = fit_scaling(unit * plain[:, None], truth[:, label, None])[0]
+        np.testing.assert_allclose([scale * unit, offset], least_by_search(plain, truth[:, label]), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("logits", "truth"),
+    [
+        pytest.param(np.array([1e6, *np.linspace(-2, 2, 39)]), np.arange(40) % 3 != 1, id="one far away"),
+        pytest.param(np.repeat([-40.0, 40.0], 20), np.arange(40) >= 20, id="told apart"),
+        pytest.param(np.linspace(-1, 1, 40) ** 9, np.arange(40) % 4 > 1, id="uneven"),
+    ],
+)
+def test_hard_logits_are_fitted_as_a_search_does(logits: np.ndarray, truth: np.ndarray):
+    found = fit_scaling(logits[:, None], truth[:, None])[0]
+    unit = np.abs(logits).max()
+    np.testing.assert_allclose(found * [unit, 1], least_by_search(logits / unit, truth), rtol=1e-5, atol=1e-5)
+
+
+def test_a_step_that_only_raises_the_cost_is_not_taken(monkeypatch):
+    """As rounding may leave one: no half of it is any better."""
+    solve = np.linalg.solve
+    monkeypatch.setattr(np.linalg, "solve", lambda curvature, gradient: -solve(curvature, gradient))
+    logits, truth, _ = drawn(200)
+    assert calibration._newton(logits[:, 1], truth[:, 1] * 0.8 + 0.1).tolist() == [0, 0]
+
+
+def test_logits_that_are_not_finite_are_refused_with_their_number():
+    logits, truth, _ = drawn(500)
+    logits[[3, 7], 1] = np.nan
+    logits[9, 1] = np.inf
+    with pytest.raises(ValueError, match=r"3 of 1000 logits are not finite, of labels \[1\]; take out the rows"):
+        fit_scaling(logits, truth)
+    kept = np.isfinite(logits).all(axis=1)
+    assert (fit_scaling(logits[kept], truth[kept])[:, 0] != 1).all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("constant", [0.0, 0.1, -1e9])
+def test_logits_that_are_all_the_same_keep_their_probabilities(constant: float):
+    assert fit_scaling(np.full((30, 1), constant), np.arange(30)[:, None] < 9).tolist() == [[1.0, 0.0]]
 
 
 def test_the_error_is_the_one_counted_by_hand():

@@ -49,9 +49,9 @@ def planned(*options: object) -> dict:
     "options",
     [
         ["--batch_size", 32, "--dev", json.dumps([f"scenarios={ROOT / 'data' / 'scenarios' / 'dev.jsonl'}"])],
-        ["--batch_size", 48, "--model.modules", "[]", "--mixed_precision", "bf16"],
+        ["--batch_size", 32, "--model.modules", "[]", "--mixed_precision", "bf16"],
         ["--batch_size", 16, "--optimizer", "adamw_8bit", "--gradient_accumulation_steps", 2]
-        + ["--gradient_checkpointing", "true", "--model.num_hidden_layers", 8, "--model.intermediate_size", 4096],
+        + ["--gradient_checkpointing", "true", "--model.intermediate_size", 16384],
     ],
     ids=["all modules", "bf16", "checkpointing and bytes"],
 )
