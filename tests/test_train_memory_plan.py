@@ -50,8 +50,8 @@ def planned(*options: object) -> dict:
     [
         ["--batch_size", 32, "--dev", json.dumps([f"scenarios={ROOT / 'data' / 'scenarios' / 'dev.jsonl'}"])],
         ["--batch_size", 32, "--model.modules", "[]", "--mixed_precision", "bf16"],
-        ["--batch_size", 16, "--optimizer", "adamw_8bit", "--gradient_accumulation_steps", 2]
-        + ["--gradient_checkpointing", "true", "--model.intermediate_size", 16384],
+        ["--batch_size", 8, "--optimizer", "adamw_8bit", "--gradient_accumulation_steps", 2]
+        + ["--gradient_checkpointing", "true", "--model.intermediate_size", 12288],
     ],
     ids=["all modules", "bf16", "checkpointing and bytes"],
 )

@@ -70,7 +70,10 @@ def fit_emotions(predicted: Predicted, field: str) -> tuple[np.ndarray, tuple[fl
         for part in (predicted.half("choosing"), predicted.half("reporting"))
         for held, labels in [labels_of(part.records, field)]
     )
-    scaling = fit_scaling(fit_logits, fit_truth)
+    try:
+        scaling = fit_scaling(fit_logits, fit_truth)
+    except ValueError as error:  # weights that are not numbers answer what is none
+        raise UserError(f"{field} cannot be calibrated: {error}, or train the model anew") from error
     errors = [
         expected_calibration_error(sigmoid(scores), truth)
         for scores in (logits, scaling[:, 0] * logits + scaling[:, 1])

@@ -7,7 +7,7 @@ Run   python -m training.memory --preset redheart-330m
 The plan is no formula beside the program: the program itself is gone through, TrainLoop's own step on a model of fake
 tensors (memory_ledger.py), and what it would take is written down. So a change of the program changes the plan.
 To that comes what is no tensor: the interpreter with its libraries (measured, in this very process) and what kernels
-take for themselves (KERNELS, measured by benchmarks/memory_plan.py). On the CPU all phases share one memory.
+take for themselves (KERNELS). On the CPU all phases share one memory.
 """
 
 import dataclasses
@@ -33,8 +33,9 @@ from training.memory_ledger import Ledger, held
 from training.memory_limits import resident
 from training.surd_targets import SurdTargets
 
-KERNELS = 72 << 20
-"""Bytes that torch's kernels, the pages of their libraries and the autograd engine take beside all tensors."""
+KERNELS = {"no": 72 << 20, "bf16": 166 << 20, "fp16": 166 << 20}
+"""Bytes that torch's kernels, the pages of their libraries and the autograd engine take beside all tensors: measured,
+docs/memory.md says how."""
 KINDS = ("weights", "gradients", "optimizer", "activations", "buffers", "process")
 
 
@@ -129,7 +130,7 @@ def plan_memory(
 ) -> MemoryPlan:
     """The plan of a run on the CPU whose heaviest steps have the micro-batches of `groups`, which teaches `terms` and
     evaluates on batches no larger than `judged`."""
-    process = resident() + KERNELS
+    interpreter, kernels = resident(), KERNELS[config.mixed_precision]
     accelerator = Accelerator(cpu=True, mixed_precision=config.mixed_precision, device_placement=False)
     dataset = Dataset.from_dict({"length": [1] * config.batch_size, "reader": ["planned"] * config.batch_size})
     with Ledger() as ledger:
@@ -157,9 +158,9 @@ def plan_memory(
         gradients=loop.gradients,
         optimizer=states,
         activations=loop.activations,
-        buffers=loop.buffers + KERNELS,
-        process=process - KERNELS,
-        phases={name: most + process for name, most in phases.items()},
+        buffers=loop.buffers + kernels,
+        process=interpreter,
+        phases={name: most + interpreter + kernels for name, most in phases.items()},
     )
 
 
