@@ -15,8 +15,11 @@ import pytest
 from commands import NEEDS_COMPILER, run_command
 
 from redheart_hf import preset_config
+from redheart_hf.losses import terms_of
 from redheart_hf.presets import parameters_by_module
 from training import memory
+from training.config import TrainConfig
+from training.memory_plan import plan_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -92,8 +95,29 @@ def test_options_change_what_they_are_meant_to():
     assert (double["weights"], double["optimizer"]) == (plain["weights"], plain["optimizer"])
     again = planned("--batch-size", 4, "--max-length", 32, "--gradient-checkpointing", "true")
     assert again["activations"] < plain["activations"]
+    few = planned("--batch-size", 1, "--max-length", 16, "--gradient-accumulation-steps", 4)
+    assert few["gradients"] == plain["gradients"]
     actions = planned("--batch-size", 4, "--max-length", 32, "--alternatives", 3)
     assert actions["activations"] > 3.5 * plain["activations"]
+
+
+def test_the_heaviest_of_several_steps_counts_whichever_comes_first(tmp_path):
+    """A step after the first finds the optimizer's states there, which must not be counted a second time."""
+    config = TrainConfig(output_dir=str(tmp_path), train=["given"], batch_size=8)
+    sizes = preset_config("redheart-tiny")
+    small, large = ([memory.widest_batch(records, 32, 0)] for records in (2, 8))
+    plans = [
+        plan_memory(config, sizes, groups, terms_of(sizes)) for groups in ([large], [small, large], [large, small])
+    ]
+    for plan in plans[1:]:
+        for phase in ("forward", "backward", "update"):
+            found, expected = plan.phases[phase] - plan.process, plans[0].phases[phase] - plans[0].process
+            assert found == pytest.approx(expected, rel=0.002)
+        assert (plan.gradients, plan.optimizer, plan.activations) == (
+            plans[0].gradients,
+            plans[0].optimizer,
+            plans[0].activations,
+        )
 
 
 @NEEDS_COMPILER

@@ -75,24 +75,28 @@ class MemoryPlan:
 class PretendedLoop(TrainLoop):
     """TrainLoop, its way of a step unchanged, which writes down what each phase takes."""
 
-    def pretend(self, ledger: Ledger, group: list[Batch], terms: Sequence[str]) -> None:
-        """One step that has labels of all `terms`: the heads that any step teaches keep an optimizer's state."""
+    def pretend(self, ledger: Ledger, groups: Sequence[list[Batch]], terms: Sequence[str]) -> None:
+        """A step of each group, with labels of all `terms`: heads that any step teaches keep an optimizer's state."""
         self.ledger, self.counts = ledger, {term: float(term in terms) for term in self.terms}
-        self.most: dict[str, int] = {}
+        self.most = dict.fromkeys(("forward", "backward", "update"), 0)  # less the optimizer's states
         self.activations = self.gradients = self.optimizer_states = self.buffers = 0
         self.surd_targets = SurdTargets(active=False)  # its buffer is NumPy's: a part of the process
         if isinstance(own := self.optimizer.optimizer, AdamW8bit):  # its kernel takes nothing for itself
             own.step_in_bytes = lambda group, parameters: None  # type: ignore[method-assign]
         self.model.train()
-        self.take_step(group)
+        for group in groups:
+            self.take_step(group)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        before = self.ledger.live
+        """The first step makes the optimizer's states in its update; what is written down is without them."""
+        before, there = self.ledger.live, self.optimizer_states
         self.ledger.take_most()
         yield
         most, after = self.ledger.take_most(), self.ledger.live
-        self.most[name] = max(self.most.get(name, 0), most)
+        if name == "update":
+            there = self.optimizer_states = max(there, after - before + self.gradients)
+        self.most[name] = max(self.most[name], most - there)
         self.buffers = max(self.buffers, most - max(before, after))
 
     def count_labels(self, group: list[Batch]) -> dict[str, float]:
@@ -111,14 +115,12 @@ class PretendedLoop(TrainLoop):
 
     def update(self, totals, counts, load, group) -> tuple[dict[str, float], dict[str, Any]]:
         """A step whose numbers are finite and whose gradients are cut."""
-        self.ledger.answer, before = True, self.ledger.live
+        self.ledger.answer = True
         gradients = [parameter.grad for parameter in self.bare_model.parameters() if parameter.grad is not None]
         self.gradients = sum(held(gradient.nbytes) for gradient in gradients)
         del gradients
         with self.phase("update"):
-            result = super().update(totals, counts, load, group)
-        self.optimizer_states = self.ledger.live - before + self.gradients
-        return result
+            return super().update(totals, counts, load, group)
 
 
 def plan_memory(
@@ -132,7 +134,8 @@ def plan_memory(
     evaluates on batches no larger than `judged`."""
     interpreter, kernels = resident(), KERNELS[config.mixed_precision]
     accelerator = Accelerator(cpu=True, mixed_precision=config.mixed_precision, device_placement=False)
-    dataset = Dataset.from_dict({"length": [1] * config.batch_size, "reader": ["planned"] * config.batch_size})
+    rows = config.batch_size * config.gradient_accumulation_steps
+    dataset = Dataset.from_dict({"length": [1] * rows, "reader": ["planned"] * rows})
     with Ledger() as ledger:
         model = RedHeartForMultiTask(model_config)
         weights = ledger.live
@@ -141,17 +144,14 @@ def plan_memory(
         ledger.computes = True
         collator: Any = None  # nothing is read
         loop = PretendedLoop(accelerator, model, dataset, collator, one_step(config))
-        for group in groups:
-            loop.pretend(ledger, group, terms)
+        loop.pretend(ledger, groups, terms)
         ledger.take_most()
         if judged is not None:
             with evaluation_mode(model), autocast(torch.device("cpu"), config.mixed_precision):
                 model(**{name: judged[name] for name in MODEL_INPUTS if name in judged})
         evaluated = ledger.take_most()
     states = loop.optimizer_states
-    # The step above began without the optimizer's states; they are there in every later one.
-    later = {"forward": states, "backward": states}
-    phases = {"load": weights + copy} | {name: most + later.get(name, 0) for name, most in loop.most.items()}
+    phases = {"load": weights + copy} | {name: most + states for name, most in loop.most.items()}
     phases |= {"save": weights + states, "evaluate": evaluated}
     return MemoryPlan(
         weights=weights,
