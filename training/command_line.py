@@ -35,7 +35,8 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="training/train.py",
         description="Train a Red Heart model: accelerate launch training/train.py [recipe.yaml] [--field value ...]",
-        epilog="Exit codes: 0 done, 1 a fault of the program or a run stopped by NaN, 2 something you can mend.",
+        epilog="Exit codes: 0 done, 1 a fault of the program or a run stopped by NaN, 2 something you can mend, "
+        "3 more memory than there is.",
     )
     parser.add_argument("--recipe", action="config", help="YAML file with any of the fields below")
     parser.add_class_arguments(TrainConfig)
