@@ -101,7 +101,7 @@ def test_ethics_and_regret_answer_linearly_until_their_hidden_layers_have_learne
         ({"task_residual": True, "task_size": 24}, "set task_size to 32, or task_residual to false"),
         (
             {"input_residual": True, "text_encoder_config": ENCODER | {"hidden_size": 24}},
-            "24 wide, to states 32 wide; set hidden_size to 24, or input_residual to false",
+            "24 wide, to states 32 wide; set hidden_size to 24 or a multiple of it, or input_residual to false",
         ),
         ({"text_encoder_standardize": True, "text_encoder_config": None}, "no text_encoder_config to standardise"),
         ({"output_initializer_range": -0.1}, "output_initializer_range must .* got -0.1"),
