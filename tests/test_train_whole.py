@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 from tiny_run import ROOT, SIZES, tiny_config
 
 from preprocessing.errors import UserError
@@ -35,7 +36,10 @@ def run_config(tokenizer_dir: Path, tmp_path: Path, monkeypatch):
         mixed_precision="auto",
     )
     config.train = [f"scenarios={SCENARIOS / 'train.jsonl'}"]
-    return config
+    # A run is a process of its own: the precision that another test's accelerator has fixed is not fixed in it.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield config
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
