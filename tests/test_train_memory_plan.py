@@ -22,6 +22,8 @@ from training.config import TrainConfig
 from training.memory_plan import plan_memory
 
 ROOT = Path(__file__).resolve().parents[1]
+BYTES = ("--optimizer", "adamw_8bit", "--gradient_accumulation_steps", 2)
+CHECKPOINTING = ("--gradient_checkpointing", "true")
 
 
 @pytest.fixture(scope="module")
@@ -49,23 +51,22 @@ def planned(*options: object) -> dict:
 
 @NEEDS_COMPILER
 @pytest.mark.parametrize(
-    "options",
+    ("highest", "options"),
     [
-        ["--batch_size", 32, "--dev", json.dumps([f"scenarios={ROOT / 'data' / 'scenarios' / 'dev.jsonl'}"])],
-        ["--batch_size", 32, "--model.modules", "[]", "--mixed_precision", "bf16"],
-        ["--batch_size", 8, "--optimizer", "adamw_8bit", "--gradient_accumulation_steps", 2]
-        + ["--gradient_checkpointing", "true", "--model.intermediate_size", 12288],
+        (1.03, ["--batch_size", 32, "--dev", json.dumps([f"scenarios={ROOT / 'data' / 'scenarios' / 'dev.jsonl'}"])]),
+        (1.08, ["--batch_size", 32, "--model.modules", "[]", "--mixed_precision", "bf16"]),
+        (1.03, ["--batch_size", 8, *BYTES, *CHECKPOINTING, "--model.intermediate_size", 12288]),
     ],
     ids=["all modules", "bf16", "checkpointing and bytes"],
 )
-def test_a_run_takes_what_was_planned(options, tokenizer_folder, tmp_path):
-    """Within 3 %, and never 2 % more than planned. The interpreter is part of both, and measured."""
+def test_a_run_takes_what_was_planned(highest, options, tokenizer_folder, tmp_path):
+    """Never 2 % more than planned, and at most 3 % less; 8 in bf16. The interpreter is part of both, and measured."""
     done = train(tmp_path / "run", tokenizer_folder, "--preset", "redheart-tiny", *options)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run" / "memory_report.json").read_text())
     assert report["planned"]["peak"] > 1.5 * report["planned"]["process"]  # else the interpreter would hide an error
     ratio = report["planned"]["peak"] / report["measured"]["peak"]
-    assert 0.98 < ratio < 1.03, report
+    assert 0.98 < ratio < highest, report
 
 
 def test_a_run_that_would_not_fit_does_not_begin(tokenizer_folder, tmp_path):

@@ -33,7 +33,7 @@ from training.memory_ledger import Ledger, held
 from training.memory_limits import resident
 from training.surd_targets import SurdTargets
 
-KERNELS = {"no": 72 << 20, "bf16": 166 << 20, "fp16": 166 << 20}
+KERNELS = {"no": 72 << 20, "bf16": 132 << 20, "fp16": 132 << 20}
 """Bytes that torch's kernels, the pages of their libraries and the autograd engine take beside all tensors: measured,
 docs/memory.md says how."""
 KINDS = ("weights", "gradients", "optimizer", "activations", "buffers", "process")

@@ -5,6 +5,7 @@ Out   a MemoryPlan, or DoesNotFit (exit code 3); memory_report.json in output_di
 Run   through training/train.py; `python -m training.memory` asks without a run.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,14 @@ JUDGED = ("acceptability", "preference")  # terms whose labels the SURD head's t
 
 
 def hold(config: TrainConfig, accelerator: Accelerator) -> None:
-    """Holds tensors on the CPU to what they need, or says that they are not."""
+    """Holds tensors on the CPU to what they need, or says that they are not.
+
+    And oneDNN, which multiplies in bfloat16, to the last kernels it compiled: it would keep 1,024, and compiles one for
+    each shape, so that texts of many lengths cost half a GiB.
+    """
     if config.hold_memory == "off" or accelerator.device.type != "cpu":
         return
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")  # read when the first is compiled
     if config.hold_memory == "on" or has_compiler():
         hold_memory()
     else:
