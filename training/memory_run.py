@@ -33,8 +33,8 @@ JUDGED = ("acceptability", "preference")  # terms whose labels the SURD head's t
 def hold(config: TrainConfig, accelerator: Accelerator) -> None:
     """Holds tensors on the CPU to what they need, or says that they are not.
 
-    And oneDNN, which multiplies in bfloat16, to the last kernels it compiled: it would keep 1,024, and compiles one for
-    each shape, so that texts of many lengths cost half a GiB.
+    And oneDNN, which multiplies in bfloat16, to the last kernels it compiled: it would keep 1,024, one for each
+    shape, so that texts of many lengths cost half a GiB.
     """
     if config.hold_memory == "off" or accelerator.device.type != "cpu":
         return
