@@ -38,7 +38,8 @@ def limit_of_run(ram_gib: float | None, fraction: float) -> Limit:
     if ram_gib is not None:
         return Limit(int(ram_gib * 2**30), f"--ram_gib {ram_gib:g}")
     found = room()
-    return Limit(int(fraction * (found.free + resident())), f"{fraction:g} of what is free; {found.limited_by}")
+    wsl = "; more of Windows' memory: `memory=` under [wsl2] in .wslconfig, then `wsl --shutdown`" if is_wsl() else ""
+    return Limit(int(fraction * (found.free + resident())), f"{fraction:g} of what is free; {found.limited_by}{wsl}")
 
 
 def numbers_in(path: Path) -> dict[str, int]:

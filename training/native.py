@@ -42,16 +42,17 @@ def load_kernel(name: str) -> ctypes.CDLL:
 
 
 def has_compiler() -> bool:
-    try:
-        find_compiler("anything")
-    except UserError:
-        return False
-    return True
+    return compiler_here() is not None
+
+
+def compiler_here() -> str | None:
+    """The path of $CXX, if that is set, else of the first compiler found; None where there is none."""
+    wanted = os.environ.get("CXX")
+    return shutil.which(wanted) if wanted else next(filter(None, map(shutil.which, COMPILERS)), None)
 
 
 def find_compiler(name: str) -> str:
-    wanted = os.environ.get("CXX")
-    found = shutil.which(wanted) if wanted else next(filter(None, map(shutil.which, COMPILERS)), None)
+    wanted, found = os.environ.get("CXX"), compiler_here()
     if found is None:
         looked_for = f"$CXX is {wanted!r}, which is no program here" if wanted else f"none of {', '.join(COMPILERS)}"
         raise UserError(
