@@ -61,8 +61,9 @@ PARTS = {
 }
 # Without these two all else is answered as with them, so that what they say themselves is looked at.
 WITHOUT_A_LISTENER = ("surd_head", "affect_filter")
-# Least differences that count, in numbers of about 1 that double precision rounds at 1e-16.
-OF_A_PART, OF_A_LAYER = 1e-6, 1e-10
+# Least differences that count, in numbers of about 1 that double precision rounds at 1e-16, and the most that is none:
+# a matrix product sums in the order that suits where its tensors lie, so the same numbers elsewhere end 1e-16 apart.
+OF_A_PART, OF_A_LAYER, NONE = 1e-6, 1e-10, 1e-13
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,6 @@ def test_a_part_whose_last_weights_are_zero_is_found_to_change_nothing(part, ask
     last = [weight for name, weight in weights_of(model, part).items() if any(end in name for end in PARTS[part])]
     with put_out(last):
         silent = answers_of(model, inputs)
-        assert difference(answers_without(part, model, inputs), silent) == 0.0
+        assert difference(answers_without(part, model, inputs), silent) < NONE
         with put_out(list(matrices_of(model, part).values()), share=0.5):
-            assert difference(answers_of(model, inputs), silent) == 0.0
+            assert difference(answers_of(model, inputs), silent) < NONE
