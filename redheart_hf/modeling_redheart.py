@@ -189,17 +189,21 @@ class RedHeartForMultiTask(RedHeartPreTrainedModel):
     def from_text_encoder(cls, folder: str, config: RedHeartConfig) -> "RedHeartForMultiTask":
         """A new model whose text encoder starts from the weights in `folder`; the rest is initialised."""
         model = cls(config)
+        model.read_text_encoder(folder)
+        return model
+
+    def read_text_encoder(self, folder: str) -> None:
+        """Give the text encoder the weights in `folder`; raises ValueError when some of its own are not there."""
         pretrained = AutoModel.from_pretrained(folder, dtype=torch.float32)
         drop_pooler(pretrained)
         weights = pretrained.state_dict()
         # Adapters rename the layers they wrap; their base weights keep the old name after `base_layer`.
-        encoder = model.model.embeddings.encoder
+        encoder = self.model.embeddings.encoder
         renamed = {name.replace(".base_layer.", "."): name for name in encoder.state_dict() if "lora_" not in name}
         encoder.load_state_dict({renamed[name]: weight for name, weight in weights.items()}, strict=False)
         missing = sorted(set(renamed) - set(weights))
         if missing:
             raise ValueError(f"{folder} has no weights for {missing[:3]} of the text encoder ({len(missing)} in all)")
-        return model
 
     def update_router_bias(self, router_load: torch.Tensor) -> None:
         """Balance the experts after an optimizer step; `router_load` (E,) is that step's, over all processes."""

@@ -34,7 +34,7 @@ KINDS = (torch.float32, torch.bfloat16)
 JOB = np.dtype(
     [(name, np.uint64) for name in ("weight", "gradient", "first", "second", "first_floor", "second_floor")]
     + [("count", np.int64), ("weight_is_bfloat16", np.int32), ("gradient_is_bfloat16", np.int32), ("key", np.uint32)]
-    + [(name, np.float32) for name in ("rate", "beta1", "beta2", "correction", "epsilon", "shrink")],
+    + [(name, np.float32) for name in ("rate", "beta1", "beta2", "correction", "epsilon", "shrink", "scale")],
     align=True,
 )
 """The kernel's `Job`, field by field."""
@@ -79,6 +79,34 @@ class AdamW8bit(torch.optim.Optimizer):
             self.step_in_floats(group, [parameter for parameter in moving if not in_bytes(parameter)])
         return loss
 
+    @torch.no_grad()
+    def step_alone(self, group: dict[str, Any], parameter: nn.Parameter, scale: float, share: float) -> None:
+        """One step of one parameter of `group`, its gradient taken `scale` times and what moves it `share` times."""
+        self.begin(parameter)
+        if in_bytes(parameter):
+            self.step_in_bytes(group, [parameter], scale, share)
+        else:
+            if parameter.grad is not None and scale != 1.0:
+                parameter.grad.mul_(scale)
+            # Decay is by the rate itself, whatever share of the step is taken.
+            moving = {"lr": group["lr"] * share, "weight_decay": group["weight_decay"] / share}
+            self.step_in_floats(group | moving, [parameter])
+
+    @torch.no_grad()
+    def measure(self, group: dict[str, Any], parameter: nn.Parameter) -> tuple[float, float]:
+        """Sums of squares: of a parameter's gradient, and of what `step_alone` would move it by at a rate of one,
+        without decay. Nothing is written; what is not finite shows in both."""
+        self.begin(parameter)
+        group = group | {"lr": 1.0, "weight_decay": 0.0}
+        if in_bytes(parameter):
+            return self.measure_in_bytes(group, parameter)
+        state, gradient, (beta1, beta2) = self.state[parameter], parameter.grad, group["betas"]
+        assert gradient is not None
+        step = int(state["step"]) + 1
+        mean = torch.lerp(state["exp_avg"], gradient, 1 - beta1) / (1 - beta1**step)
+        square = torch.lerp(state["exp_avg_sq"], gradient.square(), 1 - beta2) / (1 - beta2**step)
+        return float(gradient.square().sum()), float((mean / (square.sqrt() + group["eps"])).square().sum())
+
     def begin(self, parameter: nn.Parameter) -> None:
         """Moments of zero before a parameter's first step."""
         state = self.state[parameter]
@@ -91,17 +119,31 @@ class AdamW8bit(torch.optim.Optimizer):
             else:
                 state |= {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
 
-    def step_in_bytes(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
+    def step_in_bytes(
+        self, group: dict[str, Any], parameters: list[nn.Parameter], scale: float = 1.0, share: float = 1.0
+    ) -> None:
         gradients = [parameter.grad.contiguous() for parameter in parameters if parameter.grad is not None]
-        jobs = np.array([self.job(group, *pair) for pair in zip(parameters, gradients, strict=True)], dtype=JOB)
+        pairs = zip(parameters, gradients, strict=True)
+        jobs = np.array([self.job(group, *pair, scale, share) for pair in pairs], dtype=JOB)
         threads = ctypes.c_int64(torch.get_num_threads())
         self.kernel.adamw_8bit(ctypes.c_void_p(jobs.ctypes.data), ctypes.c_int64(len(jobs)), threads)
+        for parameter in parameters:
+            self.state[parameter]["step"] += 1
 
-    def job(self, group: dict[str, Any], parameter: nn.Parameter, gradient: Tensor) -> tuple[float, ...]:
-        """What the kernel is to do for one parameter, in the order of JOB."""
+    def measure_in_bytes(self, group: dict[str, Any], parameter: nn.Parameter) -> tuple[float, float]:
+        assert parameter.grad is not None
+        gradient = parameter.grad.contiguous()
+        job, sums = np.array([self.job(group, parameter, gradient, 1.0, 1.0)], dtype=JOB), np.zeros(2)
+        places = ctypes.c_void_p(job.ctypes.data), ctypes.c_void_p(sums.ctypes.data)
+        self.kernel.adamw_8bit_measure(places[0], ctypes.c_int64(torch.get_num_threads()), places[1])
+        return float(sums[0]), float(sums[1])
+
+    def job(
+        self, group: dict[str, Any], parameter: nn.Parameter, gradient: Tensor, scale: float, share: float
+    ) -> tuple[float, ...]:
+        """What the kernel is to do for one parameter's next step, in the order of JOB."""
         state = self.state[parameter]
-        state["step"] += 1
-        step, rate, (beta1, beta2) = int(state["step"]), group["lr"], group["betas"]
+        step, rate, (beta1, beta2) = int(state["step"]) + 1, group["lr"], group["betas"]
         tensors = (parameter, gradient, *(state[name] for name in BYTES))
         return (
             *(tensor.data_ptr() for tensor in tensors),
@@ -109,12 +151,13 @@ class AdamW8bit(torch.optim.Optimizer):
             parameter.dtype == torch.bfloat16,
             gradient.dtype == torch.bfloat16,
             key_of(self.seed, step, self.numbers[parameter]),
-            rate / (1 - beta1**step),
+            rate * share / (1 - beta1**step),
             beta1,
             beta2,
             1 / (1 - beta2**step),
             group["eps"],
             1 - rate * group["weight_decay"],
+            scale,
         )
 
     def step_in_floats(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:

@@ -21,6 +21,7 @@ from preprocessing.errors import UserError
 from preprocessing.sources import expand
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask, preset_config
 from training.config import TrainConfig
+from training.creation import create_model
 from training.loading import check_vocabulary, load_model, load_tokenizer, read_config, what_loading_raises
 from training.native import load_kernel
 from training.run_facts import check_memory
@@ -106,10 +107,12 @@ def build_model(config: TrainConfig) -> tuple[PreTrainedTokenizerBase, RedHeartF
     if config.start_from is not None:
         return go_on_from(config.start_from, config.model)
     if config.text_encoder is None:
-        return tokenizer, RedHeartForMultiTask(model_config)
+        return tokenizer, create_model(model_config, config.weight_precision)
     folder = resolve_folder(config.text_encoder, "text_encoder")
     with what_loading_raises(folder, "a text encoder"):
-        return tokenizer, RedHeartForMultiTask.from_text_encoder(folder, model_config)
+        model = create_model(model_config, config.weight_precision)
+        model.read_text_encoder(folder)
+        return tokenizer, model
 
 
 def go_on_from(folder: str, changes: dict[str, Any]) -> tuple[PreTrainedTokenizerBase, RedHeartForMultiTask]:

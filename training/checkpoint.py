@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from preprocessing.errors import REMEDIES, UserError
 
@@ -216,9 +216,16 @@ def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Bring the state saved by `save_optimizer` back; the groups' settings stay those of this run."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in load_file(path).items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    """Bring the state saved by `save_optimizer` back; the groups' settings stay those of this run.
+
+    One tensor after another, into its place: neither a mapped file nor a second state stands in memory meanwhile.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    with safe_open(path, "pt", backend="pread") as saved:
+        for key in saved.keys():
+            index, name = key.split(".", 1)
+            state, value = optimizer.state[parameters[int(index)]], saved.get_tensor(key)
+            if name in state:
+                state[name].copy_(value)
+            else:
+                state[name] = value.clone()

@@ -9,42 +9,18 @@ machine is in accelerate_config.yaml.
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartConfig
-from redheart_hf.losses import TERMS, terms_of
-from training.batch_plan import as_list
+from redheart_hf.losses import terms_of
+from training.config_checks import check
 from training.run_facts import native_precision
 
 # Fields that may differ when a run goes on: they change what is written and when, never the weights.
 FREE_ON_RESUME = {"output_dir", "log_steps", "save_steps", "save_total_limit", "resume", "num_workers", "num_proc"}
 FREE_ON_RESUME |= {"ram_gib", "memory_fraction", "plan_memory", "hold_memory"}
-
-LEAST = {
-    "epochs": 1,
-    "max_steps": 1,
-    "batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "bucket_batches": 1,
-    "warmup_steps": 0,
-    "text_encoder_start": 0,
-    "memory_refresh_steps": 0,
-    "min_learning_rate": 0,
-    "weight_decay": 0,
-    "log_steps": 1,
-    "eval_steps": 1,
-    "save_steps": 1,
-    "save_total_limit": 1,
-    "num_proc": 1,
-    "num_workers": 0,
-    "seed": 0,
-}
-WRITTEN_BY_TRAINING = ("trained_on", "trained_labels", "surd_found", "thresholds", "calibration", "auto_map")
-POSITIVE = ("learning_rate", "text_encoder_learning_rate", "answer_learning_rate", "max_grad_norm", "ram_gib")
-
 
 @dataclass(kw_only=True)
 class TrainConfig:
@@ -91,6 +67,17 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
 
+    weight_precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: the matrices of the network are kept in two bytes a number and rounded by chance when they move; norms,
+    biases, the router, answers, dynamics and a text encoder stay in float32. It wants optimizer adamw_8bit and
+    mixed_precision bf16."""
+    update_in_backward: bool = False
+    """Move each weight as soon as its gradient is there, and free the gradient: none of them wait for the others. It
+    wants optimizer adamw_8bit and one process."""
+    clipping: Literal["global", "per_parameter", "previous_norm"] = "global"
+    """How max_grad_norm is kept to with update_in_backward (training/in_backward.py). global: exactly, going through
+    each step twice; per_parameter: no update has a root mean square above 1 (max_grad_norm is not used);
+    previous_norm: by the norm of the step before."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     """adamw_8bit: the moments of matrices take a byte each instead of four, on the CPU; it needs a C++ compiler."""
     learning_rate: float = 1e-4
@@ -154,60 +141,7 @@ class TrainConfig:
     def __post_init__(self):
         if self.mixed_precision == "auto":
             self.mixed_precision = native_precision()
-        self.check_model()
-        self.check_numbers()
-        self.check_balance()
-        self.check_rows()
-        self.check_loss_weights()
-
-    def check_model(self) -> None:
-        for name in WRITTEN_BY_TRAINING:
-            if name in self.model:
-                raise UserError(
-                    f"model.{name} is {self.model[name]!r:.80}, but training writes it itself; leave it out"
-                )
-
-    def check_numbers(self) -> None:
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value < math.inf:
-                raise UserError(f"{name} must be a number of at least {least}, got {value}")
-        for name in POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UserError(f"{name} must be positive and finite, got {value}")
-        if self.seed >= 2**32:
-            raise UserError(f"seed must lie below 2^32 = {2**32}, as NumPy wants it, got {self.seed}")
-        if not 0 < self.memory_fraction <= 1:
-            raise UserError(f"memory_fraction must lie in (0, 1], got {self.memory_fraction}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(f"betas must lie in [0, 1), got {self.betas}")
-
-    def check_balance(self) -> None:
-        if self.class_balance is not None and not 0 <= self.class_balance < 1:
-            raise UserError(f"class_balance must lie in [0, 1), got {self.class_balance}")
-        if self.class_balance is not None and self.model.get("label_weights"):
-            raise UserError("class_balance and model.label_weights both weigh the labels; give one of them")
-
-    def check_rows(self) -> None:
-        if not self.train:
-            raise UserError("train names no source; give at least one READER=PATH")
-        for reader, passes in self.passes.items():
-            listed = as_list(passes)
-            if not (listed and min(listed) >= 0 and 0 < max(listed) < math.inf):
-                raise UserError(
-                    f"passes of {reader} must be positive and finite (0 only in a list, beside others), got {passes}"
-                )
-        for reader, rows in self.holdout.items():
-            if rows < 1:
-                raise UserError(f"holdout of {reader} must be at least 1 row, got {rows}")
-
-    def check_loss_weights(self) -> None:
-        if unknown := sorted(set(self.loss_weights) - set(TERMS)):
-            raise UserError(f"loss_weights names unknown terms {unknown}; known: {', '.join(TERMS)}")
-        for term, factor in self.loss_weights.items():
-            if not 0 <= factor < math.inf:
-                raise UserError(f"loss_weights of {term} must be finite and not negative, got {factor}")
+        check(self)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"betas": list(self.betas)}

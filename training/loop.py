@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,18 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import Dataset
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.losses import label_counts, loss_sums, multi_task_loss, terms_of
 from redheart_hf.modeling_embeddings import TextEncoder
 from redheart_hf.outputs import RedHeartOutput
 from training.batch_plan import BatchPlan
-from training.collator import MODEL_INPUTS, Batch, Collator, to_device
+from training.collator import MODEL_INPUTS, Batch, Collator
 from training.config import TrainConfig
-from training.nonfinite import broken_gradients, broken_loss, broken_scale
+from training.groups import StepSums, load_groups
+from training.in_backward import InBackward
+from training.nonfinite import broken_gradients, broken_loss, broken_scale, without_finite_gradients
 from training.optim import TermWeights, build_optimizer, learning_rate_at
 from training.run_log import LossMeans, RunLog
 from training.run_state import save_run
@@ -71,6 +74,9 @@ class TrainLoop:
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, config))
+        self.in_backward: InBackward | None = None
+        if config.update_in_backward:
+            self.in_backward = InBackward(model, self.optimizer.optimizer, config.clipping, config.max_grad_norm)
         self.term_weights, self.loss_means = TermWeights(config), LossMeans()
         self.surd_targets = SurdTargets("surd" in self.terms and config.loss_weights.get("surd", 1.0) > 0)
         self.scenario_slots = ScenarioSlots(model, self.optimizer, config.memory_refresh_steps)
@@ -108,20 +114,23 @@ class TrainLoop:
         """One optimizer step over the micro-batches of `group`: the gradient of one large batch."""
         self.surd_targets.label(group)
         counts = self.count_labels(group)
-        totals: dict[str, torch.Tensor] = {}
-        load = torch.zeros(self.bare_model.config.num_experts, device=self.accelerator.device)
+        way = self.go_through if self.in_backward is None else partial(self.in_backward.go_through, self)
+        losses, numbers = self.update(way(group, counts), counts, group)
+        self.scenario_slots.follow()
+        return losses, numbers | self.surd_targets.follow(self.step + 1)
+
+    def go_through(self, group: list[Batch], counts: dict[str, float]) -> StepSums:
+        """The losses and gradients of one micro-batch after another."""
+        sums = self.no_sums()
         for index, batch in enumerate(group):
             last = index == len(group) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 outputs = self.forward(batch)
-                sums = self.compute(outputs, batch, counts)
-            totals = {term: totals.get(term, 0.0) + value for term, value in sums.items()}
-            load = load + outputs.emotion.router_load
-            self.surd_targets.see(outputs, batch["labels"])
-            self.scenario_slots.see(outputs, batch, self.step + 1)
-        losses, numbers = self.update(totals, counts, load, group)
-        self.scenario_slots.follow()
-        return losses, numbers | self.surd_targets.follow(self.step + 1)
+                loss, terms = self.compute(outputs, batch, counts)
+                self.backward(loss)
+            sums.add(terms, outputs)
+            self.see(outputs, batch)
+        return sums
 
     def forward(self, batch: Batch) -> RedHeartOutput:
         embeddings = self.bare_model.model.embeddings
@@ -129,33 +138,34 @@ class TrainLoop:
             embeddings.held = self.step < self.config.text_encoder_start
         return self.model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
 
-    def compute(self, outputs: RedHeartOutput, batch: Batch, counts: dict[str, float]) -> dict[str, torch.Tensor]:
-        """Losses of one micro-batch and their gradients; gives back each term's detached sum.
-
-        DistributedDataParallel averages gradients over processes, where we want their sum: hence the factor.
-        """
+    def compute(self, outputs, batch: Batch, counts: dict[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one micro-batch, and the sum of each of its terms."""
         sums = loss_sums(outputs, batch["labels"], self.bare_model.config)
         loss, _ = multi_task_loss(sums, counts, self.term_weights.factors(), self.bare_model.config)
-        self.accelerator.backward(loss * self.accelerator.num_processes)
-        return {term: value.detach() for term, value in sums.items()}
+        return loss, sums
 
-    def update(self, totals, counts, load, group) -> tuple[dict[str, float], dict[str, Any]]:
+    def backward(self, loss: Tensor) -> None:
+        """DistributedDataParallel averages gradients over processes, where we want their sum: hence the factor."""
+        self.accelerator.backward(loss * self.accelerator.num_processes)
+
+    def see(self, outputs: RedHeartOutput, batch: Batch) -> None:
+        """What is remembered of a micro-batch until the step is over."""
+        self.surd_targets.see(outputs, batch["labels"])
+        self.scenario_slots.see(outputs, batch, self.step + 1)
+
+    def update(self, step_sums: StepSums, counts, group) -> tuple[dict[str, float], dict[str, Any]]:
         """Check, clip, move: optimizer, then the terms' weights and the router's bias."""
-        sums = self.global_sums(totals, counts)
-        losses = {term: value / counts[term] for term, value in sums.items()}
-        if broken := {term: loss for term, loss in losses.items() if not math.isfinite(loss)}:
-            raise broken_loss(self.step, broken, group)
-        norm = self.clip_gradients(group)
+        sums, losses = self.losses_of(step_sums, counts, group)
         factors, total = self.term_weights.factors(), self.objective(losses)
         learning_rate = self.set_learning_rates()
-        self.move_weights(group)
+        norm = self.move_weights(group) if self.in_backward is None else self.in_backward.end()
         self.term_weights.update(losses)
         self.loss_means.add(sums | {"total": total}, counts | {"total": 1.0})
-        load = self.accelerator.reduce(load, reduction="sum")
+        load = self.accelerator.reduce(step_sums.router_load, reduction="sum")
         self.bare_model.update_router_bias(load)
         numbers = {
             "learning_rate": learning_rate,
-            "gradient_norm": float(norm) if torch.isfinite(norm) else None,
+            "gradient_norm": norm if math.isfinite(norm) else None,
             "skipped_steps": self.skipped_steps,
             "weights": {term: factor for term, factor in factors.items() if term in losses},
             "router_load": (load / load.sum()).tolist(),
@@ -164,23 +174,13 @@ class TrainLoop:
 
     # ---------------------------------------------------------------- what a step needs
 
+    def no_sums(self) -> StepSums:
+        return StepSums(torch.zeros(self.bare_model.config.num_experts, device=self.accelerator.device))
+
     def groups(self) -> Iterator[list[Batch]]:
         """Micro-batches of the steps still to come, on the device."""
         steps = range(self.step, self.total_steps)
-        sampler = (indices for step in steps for indices in self.plan.step(step))
-        loader = DataLoader(
-            self.dataset,
-            batch_sampler=sampler,
-            collate_fn=self.collator,
-            num_workers=self.config.num_workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-        )
-        group: list[Batch] = []
-        for batch in loader:
-            group.append(to_device(batch, self.accelerator.device))
-            if len(group) == self.config.gradient_accumulation_steps:
-                yield group
-                group = []
+        return load_groups(self.dataset, self.plan, steps, self.collator, self.config, self.accelerator.device)
 
     def evaluation_is_due(self) -> bool:
         every = self.config.eval_steps
@@ -198,12 +198,16 @@ class TrainLoop:
         reduced = self.accelerator.reduce(local.to(self.accelerator.device), reduction="sum")
         return dict(zip(self.terms, reduced.tolist(), strict=True))
 
-    def global_sums(self, totals, counts) -> dict[str, float]:
-        """Each labelled term's sum of losses over the whole group and all processes."""
+    def losses_of(self, sums: StepSums, counts, group) -> tuple[dict[str, float], dict[str, float]]:
+        """Each labelled term's sum and mean over the whole group and all processes; raises for one not finite."""
         zero = torch.zeros((), device=self.accelerator.device)
-        stacked = torch.stack([totals.get(term, zero).float() for term in self.terms])
-        summed = self.accelerator.reduce(stacked, reduction="sum").tolist()
-        return {term: value for term, value in zip(self.terms, summed, strict=True) if counts[term]}
+        stacked = torch.stack([sums.of_terms.get(term, zero).float() for term in self.terms])
+        reduced = self.accelerator.reduce(stacked, reduction="sum").tolist()
+        found = {term: value for term, value in zip(self.terms, reduced, strict=True) if counts[term]}
+        losses = {term: value / counts[term] for term, value in found.items()}
+        if broken := {term: loss for term, loss in losses.items() if not math.isfinite(loss)}:
+            raise broken_loss(self.step, broken, group)
+        return found, losses
 
     def clip_gradients(self, group: list[Batch]) -> torch.Tensor:
         """The gradient's norm before cutting to `max_grad_norm`; not finite raises, but in fp16 the scaler decides."""
@@ -212,7 +216,7 @@ class TrainLoop:
         norm = torch.nn.utils.get_total_norm(gradients)
         # Looked at before cutting: to cut by NaN makes every gradient NaN and hides where it came from.
         if not torch.isfinite(norm) and self.accelerator.scaler is None:
-            raise broken_gradients(self.step, self.bare_model, group)
+            raise broken_gradients(self.step, without_finite_gradients(self.bare_model), group)
         if norm > self.config.max_grad_norm:  # else the factor is 1 to 1e-6: a pass for nothing
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.max_grad_norm, norm)
         return norm
@@ -226,14 +230,16 @@ class TrainLoop:
             group["lr"] = learning_rate_at(step, group["peak"], least, warmup, steps)
         return learning_rate_at(self.step, config.learning_rate, least, warmup, self.total_steps)
 
-    def move_weights(self, group: list[Batch]) -> None:
-        """The optimizer's step, unless fp16's scaler finds gradients that overflow and leaves it out."""
-        scaler = self.accelerator.scaler
+    def move_weights(self, group: list[Batch]) -> float:
+        """The optimizer's step, unless fp16's scaler finds gradients that overflow and leaves it out; gives back the
+        gradient's norm before clipping."""
+        norm, scaler = self.clip_gradients(group), self.accelerator.scaler
         scale = scaler.get_scale() if scaler is not None else 1.0
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         # Accelerate's own flag stays false with a fused optimizer, which does the skipping itself.
         self.count_skipped_step(group, scaler is not None and scaler.get_scale() < scale)
+        return float(norm)
 
     def objective(self, losses: dict[str, float]) -> float:
         """What all weights descend on together: the weighted sum, and what the terms' weights themselves cost."""

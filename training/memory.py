@@ -90,7 +90,8 @@ def widest_batch(records: int, length: int, actions: int) -> Batch:
 def plan_of(config: TrainConfig, actions: int) -> MemoryPlan:
     model_config = model_config_of(config)
     length = model_config.max_length
-    group = [widest_batch(config.batch_size, length, actions)] * min(2, config.gradient_accumulation_steps)
+    batches = config.gradient_accumulation_steps if config.update_in_backward else 2  # else a third is like the second
+    group = [widest_batch(config.batch_size, length, actions)] * min(batches, config.gradient_accumulation_steps)
     judged = widest_batch(BATCH_SIZE, length, actions)
     return plan_memory(config, model_config, [group], terms_of(model_config), judged)
 

@@ -21,12 +21,13 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 
-from redheart_hf import RedHeartConfig, RedHeartForMultiTask
+from redheart_hf import RedHeartConfig
 from redheart_hf.outputs import RedHeartOutput
 from training.adamw_8bit import AdamW8bit
 from training.batch_plan import BatchPlan
 from training.collator import MODEL_INPUTS, Batch, Collator
 from training.config import TrainConfig
+from training.creation import create_model
 from training.inference import autocast, evaluation_mode
 from training.loop import TrainLoop
 from training.memory_ledger import Ledger, held
@@ -79,25 +80,37 @@ class PretendedLoop(TrainLoop):
         """A step of each group, with labels of all `terms`: heads that any step teaches keep an optimizer's state."""
         self.ledger, self.counts = ledger, {term: float(term in terms) for term in self.terms}
         self.most = dict.fromkeys(("forward", "backward", "update"), 0)  # less the optimizer's states
-        self.activations = self.gradients = self.optimizer_states = self.buffers = 0
+        self.kept = self.activations = self.gradients = self.buffers = 0
         self.surd_targets = SurdTargets(active=False)  # its buffer is NumPy's: a part of the process
-        if isinstance(own := self.optimizer.optimizer, AdamW8bit):  # its kernel takes nothing for itself
-            own.step_in_bytes = lambda group, parameters: None  # type: ignore[method-assign]
+        own = self.optimizer.optimizer
+        self.optimizer_states = sum(held(value.nbytes) for state in own.state.values() for value in state.values())
+        if isinstance(own, AdamW8bit):  # its kernel takes nothing for itself
+            own.step_in_bytes = lambda *_: None  # type: ignore[method-assign]
+            own.measure_in_bytes = self.pretend_to_measure  # type: ignore[method-assign]
         self.model.train()
         for group in groups:
             self.take_step(group)
 
+    def pretend_to_measure(self, group: dict[str, Any], parameter: torch.nn.Parameter) -> tuple[float, float]:
+        assert parameter.grad is not None
+        self.gradients = max(self.gradients, held(parameter.grad.nbytes))
+        return 0.0, 0.0
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """The first step makes the optimizer's states in its update; what is written down is without them."""
+        """The first step may make the optimizer's states in its update; what is written down is without them."""
         before, there = self.ledger.live, self.optimizer_states
         self.ledger.take_most()
         yield
         most, after = self.ledger.take_most(), self.ledger.live
         if name == "update":
-            there = self.optimizer_states = max(there, after - before + self.gradients)
+            there = self.optimizer_states = max(there, after - before + self.waiting())
         self.most[name] = max(self.most[name], most - there)
         self.buffers = max(self.buffers, most - max(before, after))
+
+    def waiting(self) -> int:
+        """Bytes of gradients that wait for the update; none of those that are used as they come."""
+        return self.gradients if self.in_backward is None else 0
 
     def count_labels(self, group: list[Batch]) -> dict[str, float]:
         return self.counts
@@ -106,21 +119,26 @@ class PretendedLoop(TrainLoop):
         self.ledger.answer, before = False, self.ledger.live
         with self.phase("forward"):
             outputs = super().forward(batch)
-        self.activations = max(self.activations, self.ledger.live - before)
+        self.kept += self.ledger.live - before
         return outputs
 
-    def compute(self, outputs, batch, counts) -> dict[str, torch.Tensor]:
-        with self.phase("backward"):
+    def compute(self, outputs, batch, counts) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        with self.phase("forward"):
             return super().compute(outputs, batch, counts)
 
-    def update(self, totals, counts, load, group) -> tuple[dict[str, float], dict[str, Any]]:
+    def backward(self, loss: torch.Tensor) -> None:
+        self.activations, self.kept = max(self.activations, self.kept), 0
+        with self.phase("backward"):
+            super().backward(loss)
+
+    def update(self, step_sums, counts, group) -> tuple[dict[str, float], dict[str, Any]]:
         """A step whose numbers are finite and whose gradients are cut."""
         self.ledger.answer = True
         gradients = [parameter.grad for parameter in self.bare_model.parameters() if parameter.grad is not None]
-        self.gradients = sum(held(gradient.nbytes) for gradient in gradients)
+        self.gradients = max(self.gradients, sum(held(gradient.nbytes) for gradient in gradients))
         del gradients
         with self.phase("update"):
-            return super().update(totals, counts, load, group)
+            return super().update(step_sums, counts, group)
 
 
 def plan_memory(
@@ -137,7 +155,7 @@ def plan_memory(
     rows = config.batch_size * config.gradient_accumulation_steps
     dataset = Dataset.from_dict({"length": [1] * rows, "reader": ["planned"] * rows})
     with Ledger() as ledger:
-        model = RedHeartForMultiTask(model_config)
+        model = create_model(model_config, config.weight_precision)
         weights = ledger.live
         encoder = model.model.embeddings if model_config.text_encoder_config is not None else None
         copy = sum(held(parameter.nbytes) for parameter in encoder.parameters()) if encoder is not None else 0

@@ -12,23 +12,28 @@ from training.collator import Batch, ids_of
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a gradient became NaN or infinite; raised before the optimizer moved."""
+    """A loss or a gradient became NaN or infinite; raised before the optimizer moved (with `update_in_backward`: before
+    that parameter did)."""
 
 
 def broken_loss(step: int, losses: dict[str, float], group: list[Batch]) -> NonFiniteError:
     return NonFiniteError(f"step {step}: loss of {losses} is not finite; {ids_of(group)}")
 
 
-def broken_gradients(step: int, model: nn.Module, group: list[Batch]) -> NonFiniteError:
-    broken = [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
-    ]
+def broken_gradients(step: int, broken: list[str], group: list[Batch]) -> NonFiniteError:
+    """`broken`: names of the parameters whose gradients are not finite."""
     tasks = sorted({name.split(".")[0] for name in broken})
     return NonFiniteError(
         f"step {step}: {len(broken)} gradients of {tasks} are not finite, the first is {broken[:1]}; {ids_of(group)}"
     )
+
+
+def without_finite_gradients(model: nn.Module) -> list[str]:
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+    ]
 
 
 def broken_scale(step: int, skipped: int, scale: float, group: list[Batch]) -> NonFiniteError:

@@ -9,12 +9,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from preprocessing.errors import UserError
-from redheart_hf import RedHeartForMultiTask
 from training.checkpoint import PREFIX, load_optimizer, remove_oldest, save_optimizer, verify, write_folder
 from training.config import TrainConfig
+from training.creation import SHARD, fill_model
 from training.run_facts import numerics, warn_when_bits_may_differ
 from training.run_log import RunLog
 
@@ -37,12 +35,13 @@ def save_run(loop: "TrainLoop", log: RunLog) -> None:
             "metrics_bytes": log.metrics_bytes(),
             "data": loop.dataset.info.description,
             "num_processes": accelerator.num_processes,
+            "previous_norm": loop.in_backward.previous_norm if loop.in_backward is not None else None,
             "numerics": numerics(accelerator.device),
             "train_config": loop.config.to_dict(),
         }
 
         def write(folder: Path) -> None:
-            loop.bare_model.save_pretrained(folder)
+            loop.bare_model.save_pretrained(folder, max_shard_size=SHARD)
             loop.collator.tokenizer.save_pretrained(folder)
             save_optimizer(loop.optimizer, folder / "optimizer.safetensors")
             if loop.surd_targets.active:
@@ -87,8 +86,7 @@ def load_run(loop: "TrainLoop", folder: Path) -> None:
             "since. Bring them back, or give another output_dir"
         )
     warn_when_bits_may_differ(state["numerics"], numerics(accelerator.device))
-    saved = RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32)
-    loop.bare_model.load_state_dict(saved.state_dict())
+    fill_model(loop.bare_model, folder)
     load_optimizer(loop.optimizer, folder / "optimizer.safetensors")
     if loop.surd_targets.active:
         loop.surd_targets.load(folder / "surd_predictions.safetensors")
@@ -98,6 +96,8 @@ def load_run(loop: "TrainLoop", folder: Path) -> None:
                 "version that wrote it, or start from its weights: --start_from"
             )
         loop.surd_targets.found, loop.surd_targets.taught = state["surd"]["found"], state["surd"]["taught"]
+    if loop.in_backward is not None:
+        loop.in_backward.previous_norm = state["previous_norm"]
     loop.term_weights.load_state_dict(state["term_weights"])
     loop.loss_means.load_state_dict(state["loss_means"])
     if accelerator.scaler is not None:

@@ -1,9 +1,10 @@
 // One step of AdamW over parameters, its two moments kept in a byte each, in one pass over memory.
 //
 // In    jobs: addresses of a parameter's weights, gradient and moments, and the numbers of its step.
-// Out   weights and moments, written in place, on so many threads. Gradients must be finite.
+// Out   weights and moments, written in place, on so many threads (gradients must be finite); or what that would move.
 // Run   through training/adamw_8bit.py, which says what a byte means.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -47,6 +48,13 @@ inline uint32_t noise_of(uint32_t element, uint32_t key) {
     return bits ^ (bits >> 15);
 }
 
+// Moments from their bytes, and the exponent that the block's share.
+inline float mean_of(uint32_t code, uint32_t base) {
+    const uint32_t magnitude = code & 0x7f, sign = (code & 0x80) << 24;
+    return as_float(magnitude ? ((magnitude << DROPPED) + base) | sign : 0);
+}
+inline float square_of(uint32_t code, uint32_t base) { return as_float(code ? (code << DROPPED) + base : 0); }
+
 // The exponent that `octaves` below the next power of two above `greatest` (bits of a float) reach.
 inline uint32_t floor_of(uint32_t greatest, uint32_t octaves) {
     const uint32_t above = (greatest >> 23) + 1;
@@ -62,6 +70,7 @@ struct Step {
     float correction;  // 1 / (1 - beta2^step)
     float epsilon;
     float shrink;      // 1 - rate * weight decay
+    float scale;       // of the gradient, before all else
 };
 
 struct Job {
@@ -92,12 +101,9 @@ inline void update(const Job& job, int64_t start, int length) {
     uint32_t greatest_mean = 0, greatest_square = 0;
 
     for (int i = 0; i < length; i++) {
-        const uint32_t magnitude = first[i] & 0x7f, sign = uint32_t(first[i] & 0x80) << 24, code = second[i];
-        const float old_mean = as_float(magnitude ? ((magnitude << DROPPED) + first_base) | sign : 0);
-        const float old_square = as_float(code ? (code << DROPPED) + second_base : 0);
-        const float slope = wide(gradient[i]);
-        mean[i] = step.beta1 * old_mean + (1 - step.beta1) * slope;
-        square[i] = step.beta2 * old_square + (1 - step.beta2) * slope * slope;
+        const float slope = step.scale * wide(gradient[i]);
+        mean[i] = step.beta1 * mean_of(first[i], first_base) + (1 - step.beta1) * slope;
+        square[i] = step.beta2 * square_of(second[i], second_base) + (1 - step.beta2) * slope * slope;
         greatest_mean = larger(greatest_mean, as_bits(mean[i]) & 0x7fffffff);
         greatest_square = larger(greatest_square, as_bits(square[i]));
     }
@@ -119,8 +125,10 @@ inline void update(const Job& job, int64_t start, int length) {
     }
 }
 
+int length_of(const Job& job, int64_t start) { return int(std::min<int64_t>(BLOCK, job.count - start)); }
+int64_t blocks_of(const Job& job) { return (job.count + BLOCK - 1) / BLOCK; }
+
 void update(const Job& job, int64_t start) {
-    const int64_t left = job.count - start;
     auto length_is = [&](int length) {
         if (job.weight_is_bfloat16)
             job.gradient_is_bfloat16 ? update<uint16_t, uint16_t>(job, start, length)
@@ -129,10 +137,52 @@ void update(const Job& job, int64_t start) {
             job.gradient_is_bfloat16 ? update<float, uint16_t>(job, start, length)
                                      : update<float, float>(job, start, length);
     };
-    left < BLOCK ? length_is(int(left)) : length_is(BLOCK);
+    const int length = length_of(job, start);
+    length < BLOCK ? length_is(length) : length_is(BLOCK);
 }
 
-int64_t blocks_of(const Job& job) { return (job.count + BLOCK - 1) / BLOCK; }
+// Sums of squares: of the gradient, and of what the step would move the weights by at a rate of one.
+struct Squares {
+    float of_gradient, of_update;
+};
+
+// In lanes, each in its order, so that a processor may add them side by side.
+inline float sum_of(const float (&values)[BLOCK]) {
+    constexpr int LANES = 16;
+    float lanes[LANES] = {}, sum = 0;
+    for (int i = 0; i < BLOCK; i += LANES)
+        for (int lane = 0; lane < LANES; lane++) lanes[lane] += values[i + lane];
+    for (float lane : lanes) sum += lane;
+    return sum;
+}
+
+template <class Gradient>
+inline Squares measure(const Job& job, int64_t start, int length) {
+    const Gradient* __restrict gradient = static_cast<const Gradient*>(job.gradient) + start;
+    const uint8_t* __restrict first = job.first + start;
+    const uint8_t* __restrict second = job.second + start;
+    const Step step = job.step;
+    const uint32_t first_base = uint32_t(job.first_floor[start / BLOCK]) << 23;
+    const uint32_t second_base = uint32_t(job.second_floor[start / BLOCK]) << 23;
+    float slopes[BLOCK] = {}, moves[BLOCK] = {};
+    for (int i = 0; i < length; i++) {
+        const float raw = wide(gradient[i]), slope = step.scale * raw;
+        const float mean = step.beta1 * mean_of(first[i], first_base) + (1 - step.beta1) * slope;
+        const float square = step.beta2 * square_of(second[i], second_base) + (1 - step.beta2) * slope * slope;
+        const float move = step.rate * mean / (std::sqrt(square * step.correction) + step.epsilon);
+        slopes[i] = raw * raw, moves[i] = move * move;
+    }
+    return {sum_of(slopes), sum_of(moves)};
+}
+
+void measure_blocks(const Job* job, Squares* found, int64_t from, int64_t to) {
+    for (int64_t block = from; block < to; block++) {
+        const int64_t start = block * BLOCK;
+        const int length = length_of(*job, start);
+        found[block] = job->gradient_is_bfloat16 ? measure<uint16_t>(*job, start, length)
+                                                 : measure<float>(*job, start, length);
+    }
+}
 
 // Blocks `from` to `to` (not included) of all jobs in a row.
 void update_blocks(const Job* jobs, int64_t from, int64_t to) {
@@ -143,12 +193,31 @@ void update_blocks(const Job* jobs, int64_t from, int64_t to) {
 
 }  // namespace
 
-extern "C" void adamw_8bit(const Job* jobs, int64_t count, int64_t threads) {
-    int64_t blocks = 0;
-    for (int64_t i = 0; i < count; i++) blocks += blocks_of(jobs[i]);
+// `work(from, to)` for all of `blocks`, a part of them on each of so many threads.
+template <class Work>
+void share(int64_t blocks, int64_t threads, const Work& work) {
     std::vector<std::thread> others;
     for (int64_t part = 1; part < threads; part++)
-        others.emplace_back(update_blocks, jobs, blocks * part / threads, blocks * (part + 1) / threads);
-    update_blocks(jobs, 0, blocks / threads);
+        others.emplace_back(work, blocks * part / threads, blocks * (part + 1) / threads);
+    work(0, blocks / threads);
     for (std::thread& other : others) other.join();
+}
+
+extern "C" {
+
+void adamw_8bit(const Job* jobs, int64_t count, int64_t threads) {
+    int64_t blocks = 0;
+    for (int64_t i = 0; i < count; i++) blocks += blocks_of(jobs[i]);
+    share(blocks, threads, [=](int64_t from, int64_t to) { update_blocks(jobs, from, to); });
+}
+
+// `sums`: squares of the gradient, as it is, and of the update that `rate` makes of it. Nothing is written, and the
+// order of the sums does not depend on the number of threads.
+void adamw_8bit_measure(const Job* job, int64_t threads, double* sums) {
+    std::vector<Squares> found(blocks_of(*job));
+    Squares* const places = found.data();
+    share(blocks_of(*job), threads, [=](int64_t from, int64_t to) { measure_blocks(job, places, from, to); });
+    sums[0] = sums[1] = 0;
+    for (const Squares& block : found) sums[0] += block.of_gradient, sums[1] += block.of_update;
+}
 }

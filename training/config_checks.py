@@ -1,0 +1,127 @@
+"""What the fields of a TrainConfig may be, each alone and beside the others.
+
+In    a TrainConfig.
+Out   nothing, or a UserError that names the field, its value and what it should be.
+Run   through TrainConfig
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+from preprocessing.errors import UserError
+from redheart_hf.losses import TERMS
+from training.batch_plan import as_list
+
+if TYPE_CHECKING:
+    from training.config import TrainConfig
+
+
+LEAST = {
+    "epochs": 1,
+    "max_steps": 1,
+    "batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "bucket_batches": 1,
+    "warmup_steps": 0,
+    "text_encoder_start": 0,
+    "memory_refresh_steps": 0,
+    "min_learning_rate": 0,
+    "weight_decay": 0,
+    "log_steps": 1,
+    "eval_steps": 1,
+    "save_steps": 1,
+    "save_total_limit": 1,
+    "num_proc": 1,
+    "num_workers": 0,
+    "seed": 0,
+}
+WRITTEN_BY_TRAINING = ("trained_on", "trained_labels", "surd_found", "thresholds", "calibration", "auto_map")
+POSITIVE = ("learning_rate", "text_encoder_learning_rate", "answer_learning_rate", "max_grad_norm", "ram_gib")
+
+
+def check(config: "TrainConfig") -> None:
+    check_model(config)
+    check_numbers(config)
+    check_low_memory(config)
+    check_balance(config)
+    check_rows(config)
+    check_loss_weights(config)
+
+
+def check_low_memory(config: "TrainConfig") -> None:
+    """Settings that only hold together."""
+    if config.weight_precision == "bf16":
+        if config.optimizer != "adamw_8bit":
+            raise UserError(
+                f"weight_precision bf16 needs an optimizer that rounds by chance, and {config.optimizer} rounds to the "
+                "nearest: most of its steps would be lost; use optimizer adamw_8bit"
+            )
+        if config.mixed_precision != "bf16":
+            raise UserError(
+                f"weight_precision bf16 needs mixed_precision bf16, got {config.mixed_precision}: weights of two bytes "
+                "are multiplied as they are"
+            )
+    if config.update_in_backward and config.optimizer != "adamw_8bit":
+        raise UserError(
+            f"update_in_backward moves one parameter at a time, which {config.optimizer} cannot; use optimizer "
+            "adamw_8bit"
+        )
+    if config.clipping != "global" and not config.update_in_backward:
+        raise UserError(
+            f"clipping {config.clipping} is an approximation for update_in_backward; without it gradients are clipped "
+            "by their norm, exactly and at no cost: leave clipping out"
+        )
+
+
+def check_model(config: "TrainConfig") -> None:
+    for name in WRITTEN_BY_TRAINING:
+        if name in config.model:
+            raise UserError(
+                f"model.{name} is {config.model[name]!r:.80}, but training writes it itself; leave it out"
+            )
+
+
+def check_numbers(config: "TrainConfig") -> None:
+    for name, least in LEAST.items():
+        value = getattr(config, name)
+        if value is not None and not least <= value < math.inf:
+            raise UserError(f"{name} must be a number of at least {least}, got {value}")
+    for name in POSITIVE:
+        value = getattr(config, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"{name} must be positive and finite, got {value}")
+    if config.seed >= 2**32:
+        raise UserError(f"seed must lie below 2^32 = {2**32}, as NumPy wants it, got {config.seed}")
+    if not 0 < config.memory_fraction <= 1:
+        raise UserError(f"memory_fraction must lie in (0, 1], got {config.memory_fraction}")
+    if not all(0 <= beta < 1 for beta in config.betas):
+        raise UserError(f"betas must lie in [0, 1), got {config.betas}")
+
+
+def check_balance(config: "TrainConfig") -> None:
+    if config.class_balance is not None and not 0 <= config.class_balance < 1:
+        raise UserError(f"class_balance must lie in [0, 1), got {config.class_balance}")
+    if config.class_balance is not None and config.model.get("label_weights"):
+        raise UserError("class_balance and model.label_weights both weigh the labels; give one of them")
+
+
+def check_rows(config: "TrainConfig") -> None:
+    if not config.train:
+        raise UserError("train names no source; give at least one READER=PATH")
+    for reader, passes in config.passes.items():
+        listed = as_list(passes)
+        if not (listed and min(listed) >= 0 and 0 < max(listed) < math.inf):
+            raise UserError(
+                f"passes of {reader} must be positive and finite (0 only in a list, beside others), got {passes}"
+            )
+    for reader, rows in config.holdout.items():
+        if rows < 1:
+            raise UserError(f"holdout of {reader} must be at least 1 row, got {rows}")
+
+
+def check_loss_weights(config: "TrainConfig") -> None:
+    if unknown := sorted(set(config.loss_weights) - set(TERMS)):
+        raise UserError(f"loss_weights names unknown terms {unknown}; known: {', '.join(TERMS)}")
+    for term, factor in config.loss_weights.items():
+        if not 0 <= factor < math.inf:
+            raise UserError(f"loss_weights of {term} must be finite and not negative, got {factor}")

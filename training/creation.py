@@ -1,0 +1,90 @@
+"""A model made once, each number in its final place and precision, and filled from files without a second copy.
+
+In    a RedHeartConfig and a `weight_precision`; or a model, and a folder that `save_pretrained` wrote.
+Out   a freshly initialised model; or the same model, holding the folder's weights.
+Run   through training/build.py and training/run_state.py
+
+With bf16 the weights of linear layers and embeddings take two bytes a number. Norms, biases, the router, layers that
+answer, the affect filter, and whatever is a single vector or small, stay in float32: they weigh little, and rounding
+them would be heard. So does a text encoder, which comes trained in float32. No matrix is ever there in float32: the
+model is laid out without memory, memory is given to each tensor in its own precision, and then it is initialised.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from preprocessing.errors import UserError
+from redheart_hf import RedHeartConfig, RedHeartForMultiTask
+from redheart_hf.modeling_dynamics import AffectFilter
+from redheart_hf.modeling_embeddings import TextEncoder
+from redheart_hf.modeling_head_emotion import MixtureOfExperts
+from redheart_hf.modeling_projections import AnswerLinear
+
+MATRICES = (nn.Linear, nn.Embedding)
+SHARD = "4GB"  # of weights in one file
+LEAST_NUMBERS = 4096  # smaller matrices stay in float32
+
+
+def create_model(config: RedHeartConfig, weight_precision: str) -> RedHeartForMultiTask:
+    """A freshly initialised model: all of it in float32, or with bf16 as above."""
+    if weight_precision == "fp32":
+        return RedHeartForMultiTask(config)
+    with torch.device("meta"):
+        model = RedHeartForMultiTask(config)
+    halved = set(halved_weights(model))
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            dtype = torch.bfloat16 if f"{prefix}.{name}" in halved else torch.float32
+            made = nn.Parameter(torch.empty(parameter.shape, dtype=dtype), requires_grad=parameter.requires_grad)
+            setattr(module, name, made)
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.zeros(buffer.shape, dtype=buffer.dtype))
+    model.init_weights()
+    return model
+
+
+def halved_weights(model: nn.Module) -> Iterator[str]:
+    """Names of the weights that take two bytes a number."""
+    whole = (AffectFilter, TextEncoder)
+    inside = {inner for module in model.modules() if isinstance(module, whole) for inner in module.modules()}
+    inside |= {module.router for module in model.modules() if isinstance(module, MixtureOfExperts)}
+    for name, module in model.named_modules():
+        if isinstance(module, MATRICES) and not isinstance(module, AnswerLinear) and module not in inside:
+            if module.weight.numel() >= LEAST_NUMBERS:
+                yield f"{name}.weight"
+
+
+@torch.no_grad()
+def fill_model(model: nn.Module, folder: Path) -> None:
+    """Weights and buffers of `folder`, one at a time, in the precision that the model has. Raises UserError when they
+    are not the model's."""
+    places = dict(model.named_parameters()) | dict(model.named_buffers())
+    persistent = set(model.state_dict())
+    for file in weight_files(folder):
+        with safe_open(file, "pt", backend="pread") as weights:
+            for name in weights.keys():
+                place, shape = places.get(name), list(weights.get_slice(name).get_shape())
+                if place is None or list(place.shape) != shape:
+                    there = "no place" if place is None else f"a place of shape {list(place.shape)}"
+                    raise UserError(f"{file} has {name} of shape {shape}, for which this model has {there}")
+                place.copy_(weights.get_tensor(name))
+                persistent.discard(name)
+    if persistent:
+        raise UserError(f"{folder} lacks {len(persistent)} tensors of this model, the first is {min(persistent)}")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of safetensors that hold a model's weights: one, or those that an index names."""
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if not index.is_file():
+        return [folder / SAFE_WEIGHTS_NAME]
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    if outside := [name for name in names if Path(name).name != name]:
+        raise UserError(f"{index} names {outside[0]!r}, which is no file of its own folder")
+    return [folder / name for name in names]

@@ -1,0 +1,52 @@
+"""The micro-batches of a step: how they come, and what they sum up to.
+
+In    an encoded dataset, a BatchPlan, the steps wanted; the outputs and losses of each micro-batch.
+Out   groups of batches on the device, one group a step; StepSums.
+Run   through TrainLoop.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from redheart_hf.outputs import RedHeartOutput
+from training.batch_plan import BatchPlan
+from training.collator import Batch, Collator, to_device
+from training.config import TrainConfig
+
+
+@dataclass
+class StepSums:
+    """What the micro-batches of one step sum up to in this process."""
+
+    router_load: Tensor
+    """(E,): how often each expert was chosen."""
+    of_terms: dict[str, Tensor] = field(default_factory=dict)
+    """Term of the loss -> its sum over labels."""
+
+    def add(self, terms: Mapping[str, Tensor], outputs: RedHeartOutput) -> None:
+        self.of_terms = {term: self.of_terms.get(term, 0.0) + value.detach() for term, value in terms.items()}
+        self.router_load = self.router_load + outputs.emotion.router_load
+
+
+def load_groups(
+    dataset: Dataset, plan: BatchPlan, steps: range, collator: Collator, config: TrainConfig, device: torch.device
+) -> Iterator[list[Batch]]:
+    sampler = (indices for step in steps for indices in plan.step(step))
+    loader = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collator,
+        num_workers=config.num_workers,
+        pin_memory=device.type == "cuda",
+    )
+    group: list[Batch] = []
+    for batch in loader:
+        group.append(to_device(batch, device))
+        if len(group) == config.gradient_accumulation_steps:
+            yield group
+            group = []
