@@ -11,24 +11,15 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from tiny_run import build_loop, tiny_config
+from tiny_run import SMALL_MODULES, build_loop, tiny_config
 
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.labels import MODULES
 from training import surd_targets
 from training.collator import MODEL_INPUTS
 
-SMALL = {
+SMALL = SMALL_MODULES | {
     "num_hidden_layers": 2,
-    "surd_trunk_sizes": [16],
-    "surd_term_sizes": [16],
-    "analyzer_size": 16,
-    "num_analyzer_heads": 2,
-    **{f"{task}_analyzer_intermediate_size": 16 for task in ("emotion", "ethics", "regret", "surd")},
-    "num_filters": 8,
-    "filter_mixer_size": 16,
-    "affect_observer_sizes": [16],
-    "memory_slots": 16,
     "initializer_range": 0.2,  # ten times the usual: with the usual a model this small answers every text alike
     "router_bias_rate": 0.05,  # an epoch here has 20 steps, in which the usual 0.001 would not move a choice
 }

@@ -29,6 +29,7 @@ from training import checkpoint
 from training.build import build_accelerator
 from training.collator import Collator
 from training.config import TrainConfig
+from training.creation import create_model
 from training.loop import TrainLoop
 from training.run_state import load_run
 
@@ -56,13 +57,24 @@ SIZES: dict[str, Any] = {
     "max_length": 96,
     "modules": [],
 }
+SMALL_MODULES: dict[str, Any] = {
+    "surd_trunk_sizes": [16],
+    "surd_term_sizes": [16],
+    "analyzer_size": 16,
+    "num_analyzer_heads": 2,
+    **{f"{task}_analyzer_intermediate_size": 16 for task in ("emotion", "ethics", "regret", "surd")},
+    "num_filters": 8,
+    "filter_mixer_size": 16,
+    "affect_observer_sizes": [16],
+    "memory_slots": 16,
+}
 
 
-def tiny_model(tokenizer: PreTrainedTokenizerBase, **changes: Any) -> RedHeartForMultiTask:
-    """The same weights on every call; float32, in training mode."""
+def tiny_model(tokenizer: PreTrainedTokenizerBase, precision: str = "fp32", **changes: Any) -> RedHeartForMultiTask:
+    """The same weights on every call, in training mode."""
     set_seed(0)
     sizes = SIZES | {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id} | changes
-    return RedHeartForMultiTask(RedHeartConfig(**sizes)).train()
+    return create_model(RedHeartConfig(**sizes), precision).train()
 
 
 def tiny_config(output_dir: Path | str, **changes: Any) -> TrainConfig:
@@ -83,7 +95,7 @@ def build_loop(
     kind: type[TrainLoop] = TrainLoop,
     **model_changes: Any,
 ) -> TrainLoop:
-    model = tiny_model(tokenizer, **model_changes)
+    model = tiny_model(tokenizer, config.weight_precision, **model_changes)
     cache = Path(config.output_dir).parent / "encoded"
     dataset = encode(records, tokenizer, model.config.max_length, cache_dir=cache)
     collator = Collator(tokenizer)

@@ -4,7 +4,7 @@ In    a RedHeartConfig and a `weight_precision`; or a model, and a folder that `
 Out   a freshly initialised model; or the same model, holding the folder's weights.
 Run   through training/build.py and training/run_state.py
 
-With bf16 the weights of linear layers and embeddings take two bytes a number. Norms, biases, the router, layers that
+With bf16 the weights of linear layers, embeddings and the scenario memory take two bytes a number. Norms, biases, the router, layers that
 answer, the affect filter, and whatever is a single vector or small, stay in float32: they weigh little, and rounding
 them would be heard. So does a text encoder, which comes trained in float32. No matrix is ever there in float32: the
 model is laid out without memory, memory is given to each tensor in its own precision, and then it is initialised.
@@ -24,9 +24,14 @@ from redheart_hf import RedHeartConfig, RedHeartForMultiTask
 from redheart_hf.modeling_dynamics import AffectFilter
 from redheart_hf.modeling_embeddings import TextEncoder
 from redheart_hf.modeling_head_emotion import MixtureOfExperts
+from redheart_hf.modeling_memory import ScenarioMemory
 from redheart_hf.modeling_projections import AnswerLinear
 
-MATRICES = (nn.Linear, nn.Embedding)
+MATRICES: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Linear: ("weight",),
+    nn.Embedding: ("weight",),
+    ScenarioMemory: ("keys", "values"),
+}
 SHARD = "4GB"  # of weights in one file
 LEAST_NUMBERS = 4096  # smaller matrices stay in float32
 
@@ -54,10 +59,10 @@ def halved_weights(model: nn.Module) -> Iterator[str]:
     whole = (AffectFilter, TextEncoder)
     inside = {inner for module in model.modules() if isinstance(module, whole) for inner in module.modules()}
     inside |= {module.router for module in model.modules() if isinstance(module, MixtureOfExperts)}
-    for name, module in model.named_modules():
-        if isinstance(module, MATRICES) and not isinstance(module, AnswerLinear) and module not in inside:
-            if module.weight.numel() >= LEAST_NUMBERS:
-                yield f"{name}.weight"
+    for prefix, module in model.named_modules():
+        kept = isinstance(module, AnswerLinear) or module in inside
+        names = () if kept else next((names for kind, names in MATRICES.items() if isinstance(module, kind)), ())
+        yield from (f"{prefix}.{name}" for name in names if getattr(module, name).numel() >= LEAST_NUMBERS)
 
 
 @torch.no_grad()
