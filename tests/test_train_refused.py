@@ -15,10 +15,11 @@ from tiny_run import SIZES, tiny_config, tiny_model
 
 from preprocessing.errors import UserError
 from training import evaluate, grow
-from training.build import checked_config
+from training.build import build_accelerator, checked_config
 from training.command_line import parse_config
 from training.config import TrainConfig
 from training.data import labels_of, prepare_data
+from training.memory_run import plan_run
 
 SCENARIOS = Path(__file__).resolve().parents[1] / "data" / "scenarios"
 
@@ -64,9 +65,11 @@ def test_a_number_of_the_network_out_of_range_is_named(field: str, value: float)
         checked_config("redheart-tiny", {field: value})
 
 
-def test_a_model_larger_than_memory_is_refused_before_it_is_made():
+def test_a_model_larger_than_memory_is_refused_before_it_is_made_where_nothing_is_planned(tmp_path: Path):
+    config = TrainConfig(output_dir=str(tmp_path), train=["scenarios=given"], plan_memory=False)
+    sizes = checked_config("redheart-tiny", {"intermediate_size": 10**10})
     with pytest.raises(UserError, match=r"parameters takes .* GiB in float32, and this machine has"):
-        checked_config("redheart-tiny", {"intermediate_size": 10**10})
+        plan_run(config, sizes, data=None, collator=None, accelerator=build_accelerator(config))
 
 
 def test_growing_past_memory_is_refused_before_it_begins(tiny_model_dir: Path, tmp_path: Path):

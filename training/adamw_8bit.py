@@ -93,19 +93,22 @@ class AdamW8bit(torch.optim.Optimizer):
             self.step_in_floats(group | moving, [parameter])
 
     @torch.no_grad()
-    def measure(self, group: dict[str, Any], parameter: nn.Parameter) -> tuple[float, float]:
-        """Sums of squares: of a parameter's gradient, and of what `step_alone` would move it by at a rate of one,
-        without decay. Nothing is written; what is not finite shows in both."""
+    def measure(self, group: dict[str, Any], parameter: nn.Parameter, moves: bool) -> tuple[float, float]:
+        """Sums of squares: of a parameter's gradient, and, with `moves`, of what `step_alone` would move it by at a
+        rate of one, without decay, `eps` taken under the root (so that it is no less); else zero. Nothing is written;
+        a gradient that is not finite shows in the first."""
         self.begin(parameter)
         group = group | {"lr": 1.0, "weight_decay": 0.0}
         if in_bytes(parameter):
-            return self.measure_in_bytes(group, parameter)
+            return self.measure_in_bytes(group, parameter, moves)
         state, gradient, (beta1, beta2) = self.state[parameter], parameter.grad, group["betas"]
         assert gradient is not None
-        step = int(state["step"]) + 1
+        of_gradient, step = float(gradient.square().sum()), int(state["step"]) + 1
+        if not moves:
+            return of_gradient, 0.0
         mean = torch.lerp(state["exp_avg"], gradient, 1 - beta1) / (1 - beta1**step)
         square = torch.lerp(state["exp_avg_sq"], gradient.square(), 1 - beta2) / (1 - beta2**step)
-        return float(gradient.square().sum()), float((mean / (square.sqrt() + group["eps"])).square().sum())
+        return of_gradient, float((mean.square() / (square + group["eps"] ** 2)).sum())
 
     def begin(self, parameter: nn.Parameter) -> None:
         """Moments of zero before a parameter's first step."""
@@ -130,10 +133,12 @@ class AdamW8bit(torch.optim.Optimizer):
         for parameter in parameters:
             self.state[parameter]["step"] += 1
 
-    def measure_in_bytes(self, group: dict[str, Any], parameter: nn.Parameter) -> tuple[float, float]:
+    def measure_in_bytes(self, group: dict[str, Any], parameter: nn.Parameter, moves: bool) -> tuple[float, float]:
         assert parameter.grad is not None
         gradient = parameter.grad.contiguous()
         job, sums = np.array([self.job(group, parameter, gradient, 1.0, 1.0)], dtype=JOB), np.zeros(2)
+        if not moves:
+            job["first"] = job["second"] = 0
         places = ctypes.c_void_p(job.ctypes.data), ctypes.c_void_p(sums.ctypes.data)
         self.kernel.adamw_8bit_measure(places[0], ctypes.c_int64(torch.get_num_threads()), places[1])
         return float(sums[0]), float(sums[1])

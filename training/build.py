@@ -24,7 +24,6 @@ from training.config import TrainConfig
 from training.creation import create_model
 from training.loading import check_vocabulary, load_model, load_tokenizer, read_config, what_loading_raises
 from training.native import load_kernel
-from training.run_facts import check_memory
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
@@ -138,12 +137,10 @@ def left_behind(config: TrainConfig, model_config: RedHeartConfig) -> list[str]:
 
 
 def checked_config(preset: str, changes: dict[str, Any]) -> RedHeartConfig:
-    """The preset's config with `changes`; raises UserError for what cannot be built, or not on this machine."""
+    """The preset's config with `changes`; raises UserError for what cannot be built."""
     try:
-        model_config = preset_config(preset, **changes)
+        return preset_config(preset, **changes)
     except (ValueError, TypeError) as error:
         raise UserError(f"model configuration: {error}") from error
     except StrictDataclassError as error:  # a wrong type, said in two lines of which the second is the cause
         raise UserError(f"model configuration: {error.__cause__ or error}") from error
-    check_memory(model_config)
-    return model_config

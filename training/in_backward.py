@@ -109,7 +109,7 @@ class InBackward:
     def arrive(self, parameter: nn.Parameter) -> None:
         """Called by autograd with a parameter whose gradient is whole."""
         group = self.group_of[parameter]
-        of_gradient, of_update = self.optimizer.measure(group, parameter)
+        of_gradient, of_update = self.optimizer.measure(group, parameter, self.clipping == "per_parameter")
         self.squares += of_gradient
         if not math.isfinite(of_gradient + of_update):
             self.broken.append(self.names[parameter])

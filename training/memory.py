@@ -5,6 +5,8 @@ Out   a table, or one JSON object with --json: bytes by kind and by phase, the p
 Run   python -m training.memory --preset redheart-330m --batch-size 8 --max-length 64
       python -m training.memory training/recipes/main.yaml --ram-gib 4 --json
       python -m training.memory --preset redheart-6.8b --explain
+      python -m training.memory --preset redheart-1.3b --ram-gib 8 --fit > recipe.yaml
+      python -m training.memory --preset redheart-6.8b --batch-size 8 --max-length 32 --rule seed
 
 Every sequence is taken to be --max-length tokens long and to have every label, so that real texts take no more. A run
 itself plans with its own data (training/train.py), and refuses to start above its limit: --ram-gib, which may be used
@@ -14,14 +16,18 @@ Exit codes: 0 it fits, 1 a fault of the program, 2 something you can mend, 3 it 
 """
 
 import argparse
+import dataclasses
 import json
 import sys
+from functools import partial
 from typing import Any
 
 import torch
+import yaml
 
-from preprocessing.errors import UserError, run
+from preprocessing.errors import DoesNotFit, UserError, run
 from redheart_hf.losses import terms_of
+from redheart_hf.presets import parameters_by_module
 from training.build import model_config_of
 from training.collator import DEED_LABELS, TEXT_LABELS, Batch
 from training.command_line import parse_config
@@ -29,6 +35,7 @@ from training.config import TrainConfig
 from training.inference import BATCH_SIZE
 from training.memory_limits import Limit, limit_of_run
 from training.memory_plan import KINDS, MemoryPlan, plan_memory
+from training.memory_search import search, suggestions, with_changes
 
 GIB = 2**30
 SHORT = {"--max-length": "--model.max_length", "--precision": "--mixed_precision"}
@@ -53,6 +60,18 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, TrainConf
     parser.add_argument("--alternatives", type=int, default=0, metavar="N", help="actions a record has (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object, bytes")
     parser.add_argument("--explain", action="store_true", help="say what each line of the table is")
+    parser.add_argument(
+        "--fit",
+        action="store_true",
+        help="print a recipe that fits and costs least time: what was asked, if that does, else the nearest to it",
+    )
+    parser.add_argument(
+        "--rule",
+        choices=("plan", "seed"),
+        default="plan",
+        help="plan: the program itself is gone through (%(default)s); seed: the rule of thumb of this project's first "
+        "documents, 16 bytes a parameter and batch x tokens x width x layers x 4 bytes, for comparison",
+    )
     asked, rest = parser.parse_known_args(arguments)
     if not 0 <= asked.alternatives <= 100:
         raise UserError(f"--alternatives must lie in 0..100, got {asked.alternatives}")
@@ -96,24 +115,82 @@ def plan_of(config: TrainConfig, actions: int) -> MemoryPlan:
     return plan_memory(config, model_config, [group], terms_of(model_config), judged)
 
 
+def seed_rule(config: TrainConfig) -> dict[str, int]:
+    """Bytes by the first documents' rule: weights and gradients of 4 bytes, AdamW's of 8, hidden states of 4 a layer.
+
+    Token embeddings are left out of the parameters, as the presets' names leave them out.
+    """
+    model = model_config_of(config)
+    modules = parameters_by_module(model)
+    parameters = sum(modules.values()) - modules["model.embeddings"]
+    activations = 4 * config.batch_size * model.max_length * model.hidden_size * model.num_hidden_layers
+    kinds = {"weights": 4 * parameters, "gradients": 4 * parameters, "optimizer": 8 * parameters}
+    kinds |= {"activations": activations, "buffers": 0, "process": 0}
+    return kinds | {"total": sum(kinds.values()), "peak": sum(kinds.values())}
+
+
 def as_text(plan: MemoryPlan, limit: Limit, explain: bool) -> str:
-    lines = [f"{'':<14}{'GiB':>9}"]
-    for kind in KINDS:
-        said = f"   {EXPLAINED[kind]}" if explain else ""
-        lines.append(f"{kind:<14}{getattr(plan, kind) / GIB:9.3f}{said}")
-    lines.append(f"{'total':<14}{plan.total / GIB:9.3f}")
+    lines = kinds_table({kind: getattr(plan, kind) for kind in (*KINDS, "total")}, explain)
     lines += ["", "the most of everything at one time, by phase"]
     for phase, most in plan.phases.items():
         lines.append(f"{phase:<14}{most / GIB:9.3f}{'   the peak' if phase == plan.peak_phase else ''}")
-    verdict = "fits" if plan.peak <= limit.size else "does NOT fit"
-    return "\n".join([*lines, "", f"{plan.peak / GIB:.2f} GiB {verdict} in {limit.size / GIB:.2f} GiB ({limit.said})"])
+    return "\n".join([*lines, "", verdict(plan.peak, limit)])
+
+
+def kinds_table(kinds: dict[str, int], explain: bool) -> list[str]:
+    said = {kind: f"   {EXPLAINED[kind]}" if explain and kind in EXPLAINED else "" for kind in kinds}
+    return [f"{'':<14}{'GiB':>9}"] + [f"{kind:<14}{size / GIB:9.3f}{said[kind]}" for kind, size in kinds.items()]
+
+
+def verdict(peak: int, limit: Limit) -> str:
+    fits = "fits" if peak <= limit.size else "does NOT fit"
+    return f"{peak / GIB:.2f} GiB {fits} in {limit.size / GIB:.2f} GiB ({limit.said})"
+
+
+def as_recipe(config: TrainConfig, changes: dict[str, Any]) -> str:
+    """YAML with the preset and every field that is not its default, and what was changed for the memory's sake said above it."""
+    changed = with_changes(config, changes)
+    planned = {"train", "output_dir"} if list(config.train) == ["planned"] else set()
+    fields = {
+        item.name: getattr(changed, item.name)
+        for item in dataclasses.fields(TrainConfig)
+        if item.name == "preset" or (item.name not in planned and getattr(changed, item.name) != default_of(item))
+    }
+    said = f"# Changed so that it fits: {', '.join(changes)}.\n" if changes else "# It fits as it was asked.\n"
+    return said + yaml.safe_dump(fields, allow_unicode=True, sort_keys=False)
+
+
+def default_of(item: dataclasses.Field) -> Any:
+    return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+
+
+def print_fit(config: TrainConfig, plan: MemoryPlan, limit: Limit, actions: int) -> None:
+    """A recipe on standard output, what it costs on standard error; raises DoesNotFit when none was found."""
+    changes: dict[str, Any] = {}
+    if plan.peak > limit.size:
+        length = model_config_of(config).max_length
+        found = search(config, plan, limit.size, partial(plan_of, actions=actions), length, wanted=1)
+        if not found:
+            raise DoesNotFit(f"{verdict(plan.peak, limit)}, and no settings were found that would")
+        print("\n".join(suggestions(found)), file=sys.stderr)
+        changes = found[0].changes
+    print(as_recipe(config, changes), end="")
 
 
 def main() -> None:
     asked, config = parse_arguments(sys.argv[1:])
     limit = limit_of_run(config.ram_gib, config.memory_fraction)
+    if asked.rule == "seed":
+        kinds = seed_rule(config)
+        fits = kinds["peak"] <= limit.size
+        text = "\n".join([*kinds_table(kinds, asked.explain), "", verdict(kinds["peak"], limit)])
+        print(json.dumps(kinds | {"limit": limit.size, "fits": fits}, indent=2) if asked.json else text)
+        sys.exit(0 if fits else 3)
     plan = plan_of(config, asked.alternatives)
     fits = plan.peak <= limit.size
+    if asked.fit:
+        print_fit(config, plan, limit, asked.alternatives)
+        return
     result: dict[str, Any] = plan.to_dict() | {"limit": limit.size, "fits": fits}
     print(json.dumps(result, indent=2) if asked.json else as_text(plan, limit, asked.explain))
     sys.exit(0 if fits else 3)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 
 from redheart_hf import RedHeartConfig
@@ -91,7 +92,7 @@ class PretendedLoop(TrainLoop):
         for group in groups:
             self.take_step(group)
 
-    def pretend_to_measure(self, group: dict[str, Any], parameter: torch.nn.Parameter) -> tuple[float, float]:
+    def pretend_to_measure(self, group: dict[str, Any], parameter: torch.nn.Parameter, moves: bool) -> tuple[float, float]:
         assert parameter.grad is not None
         self.gradients = max(self.gradients, held(parameter.grad.nbytes))
         return 0.0, 0.0
@@ -151,10 +152,9 @@ def plan_memory(
     """The plan of a run on the CPU whose heaviest steps have the micro-batches of `groups`, which teaches `terms` and
     evaluates on batches no larger than `judged`."""
     interpreter, kernels = resident(), KERNELS[config.mixed_precision]
-    accelerator = Accelerator(cpu=True, mixed_precision=config.mixed_precision, device_placement=False)
     rows = config.batch_size * config.gradient_accumulation_steps
     dataset = Dataset.from_dict({"length": [1] * rows, "reader": ["planned"] * rows})
-    with Ledger() as ledger:
+    with accelerator_for(config.mixed_precision) as accelerator, Ledger() as ledger:
         model = create_model(model_config, config.weight_precision)
         weights = ledger.live
         encoder = model.model.embeddings if model_config.text_encoder_config is not None else None
@@ -180,6 +180,20 @@ def plan_memory(
         process=interpreter,
         phases={name: most + interpreter + kernels for name, most in phases.items()},
     )
+
+
+@contextmanager
+def accelerator_for(precision: str) -> Iterator[Accelerator]:
+    """Accelerate keeps the first precision of a process; a plan may be of another run than this process's."""
+    shared = AcceleratorState._shared_state
+    before = dict(shared)
+    if before:
+        shared["_mixed_precision"] = precision
+    try:
+        yield Accelerator(cpu=True, mixed_precision=precision, device_placement=False)
+    finally:
+        shared.clear()
+        shared.update(before)
 
 
 def one_step(config: TrainConfig) -> TrainConfig:

@@ -6,6 +6,8 @@ Run   through training/train.py; `python -m training.memory` asks without a run.
 """
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ from training.config import TrainConfig
 from training.data import RunData
 from training.held_memory import hold_memory
 from training.inference import BATCH_SIZE
-from training.memory_limits import limit_of_run, most_resident
+from training.memory_limits import Limit, limit_of_run, most_resident
 from training.memory_plan import KINDS, MemoryPlan, heaviest_groups, plan_memory
+from training.memory_search import search, suggestions
 from training.native import has_compiler
 from training.report import write_json
+from training.run_facts import check_memory
 
 GIB = 2**30
 JUDGED = ("acceptability", "preference")  # terms whose labels the SURD head's targets come from
@@ -50,9 +54,20 @@ def hold(config: TrainConfig, accelerator: Accelerator) -> None:
 def plan_run(
     config: TrainConfig, model_config: RedHeartConfig, data: RunData, collator: Collator, accelerator: Accelerator
 ) -> MemoryPlan | None:
-    """The plan of this very run; raises DoesNotFit above its limit. None where none is made."""
+    """The plan of this very run; raises DoesNotFit above its limit. None where none is made; then raises UserError
+    for a model whose weights alone are more than this machine holds."""
     if not config.plan_memory or accelerator.num_processes > 1 or accelerator.device.type != "cpu":
+        check_memory(model_config)
         return None
+    planned = partial(plan_with, data, collator, model_config)
+    found, limit = planned(config), limit_of_run(config.ram_gib, config.memory_fraction)
+    if found.peak > limit.size:
+        raise refusal(config, found, limit, planned, model_config.max_length)
+    return found
+
+
+def plan_with(data: RunData, collator: Collator, model_config: RedHeartConfig, config: TrainConfig) -> MemoryPlan:
+    """The plan of a run with these data and this config."""
     plan = BatchPlan(
         data.train["length"],
         data.train["reader"],
@@ -68,16 +83,21 @@ def plan_run(
     judged = collator([data.train[int(row)] for row in longest]) if data.dev else None
     found = plan_memory(config, model_config, groups, taught_terms(plan, data, collator, model_config), judged)
     found.phases["read"] = most_resident()
-    limit = limit_of_run(config.ram_gib, config.memory_fraction)
-    if found.peak > limit.size:
-        kinds = ", ".join(f"{kind} {getattr(found, kind) / GIB:.2f}" for kind in KINDS)
-        raise DoesNotFit(
-            f"this run would take {found.peak / GIB:.2f} GiB ({found.peak_phase}), and may take "
-            f"{limit.size / GIB:.2f} ({limit.said}): {kinds}. Nothing was begun. Try a smaller batch_size "
-            "(with more gradient_accumulation_steps), gradient_checkpointing, optimizer adamw_8bit, a smaller "
-            "max_length or preset; `python -m training.memory --explain` shows what each would save"
-        )
     return found
+
+
+def refusal(
+    config: TrainConfig, plan: MemoryPlan, limit: Limit, planned: Callable[[TrainConfig], MemoryPlan], max_length: int
+) -> DoesNotFit:
+    """What it would take, what there is, and the settings nearest to it that fit: texts stay whole."""
+    kinds = ", ".join(f"{kind} {getattr(plan, kind) / GIB:.2f}" for kind in KINDS)
+    found = search(config, plan, limit.size, planned, max_length, wanted=2, shortest=max_length)
+    advice = ["These settings fit, the least costly first:", *(f"  {line}" for line in suggestions(found))]
+    none = ["No settings were found that fit; a smaller preset or model.max_length may"]
+    return DoesNotFit(
+        f"this run would take {plan.peak / GIB:.2f} GiB ({plan.peak_phase}), and may take "
+        f"{limit.size / GIB:.2f} ({limit.said}): {kinds}. Nothing was begun.\n" + "\n".join(advice if found else none)
+    )
 
 
 def taught_terms(plan: BatchPlan, data: RunData, collator: Collator, model_config: RedHeartConfig) -> list[str]:

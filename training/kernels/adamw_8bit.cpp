@@ -4,7 +4,10 @@
 // Out   weights and moments, written in place, on so many threads (gradients must be finite); or what that would move.
 // Run   through training/adamw_8bit.py, which says what a byte means.
 
+#include <dlfcn.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -157,6 +160,14 @@ inline float sum_of(const float (&values)[BLOCK]) {
 }
 
 template <class Gradient>
+inline Squares measure_gradient(const Job& job, int64_t start, int length) {
+    const Gradient* __restrict gradient = static_cast<const Gradient*>(job.gradient) + start;
+    float slopes[BLOCK] = {};
+    for (int i = 0; i < length; i++) slopes[i] = wide(gradient[i]) * wide(gradient[i]);
+    return {sum_of(slopes), 0};
+}
+
+template <class Gradient>
 inline Squares measure(const Job& job, int64_t start, int length) {
     const Gradient* __restrict gradient = static_cast<const Gradient*>(job.gradient) + start;
     const uint8_t* __restrict first = job.first + start;
@@ -169,19 +180,20 @@ inline Squares measure(const Job& job, int64_t start, int length) {
         const float raw = wide(gradient[i]), slope = step.scale * raw;
         const float mean = step.beta1 * mean_of(first[i], first_base) + (1 - step.beta1) * slope;
         const float square = step.beta2 * square_of(second[i], second_base) + (1 - step.beta2) * slope * slope;
-        const float move = step.rate * mean / (std::sqrt(square * step.correction) + step.epsilon);
-        slopes[i] = raw * raw, moves[i] = move * move;
+        const float move = step.rate * mean;  // a sum's square lies above the squares' sum: no move is taken for less
+        slopes[i] = raw * raw;
+        moves[i] = move * move / (square * step.correction + step.epsilon * step.epsilon);
     }
     return {sum_of(slopes), sum_of(moves)};
 }
 
+// Both sums; without moments the gradient's alone.
 void measure_blocks(const Job* job, Squares* found, int64_t from, int64_t to) {
-    for (int64_t block = from; block < to; block++) {
-        const int64_t start = block * BLOCK;
-        const int length = length_of(*job, start);
-        found[block] = job->gradient_is_bfloat16 ? measure<uint16_t>(*job, start, length)
-                                                 : measure<float>(*job, start, length);
-    }
+    const bool moves = job->first != nullptr, bfloat16 = job->gradient_is_bfloat16;
+    const auto way = moves ? (bfloat16 ? measure<uint16_t> : measure<float>)
+                           : (bfloat16 ? measure_gradient<uint16_t> : measure_gradient<float>);
+    for (int64_t block = from; block < to; block++)
+        found[block] = way(*job, block * BLOCK, length_of(*job, block * BLOCK));
 }
 
 // Blocks `from` to `to` (not included) of all jobs in a row.
@@ -193,13 +205,27 @@ void update_blocks(const Job* jobs, int64_t from, int64_t to) {
 
 }  // namespace
 
-// `work(from, to)` for all of `blocks`, a part of them on each of so many threads.
+// `work(from, to)` for all of `blocks`, a part of them on each of so many threads: on torch's own, if they are there,
+// since these keep their processors busy for a while after each product, waiting for the next.
 template <class Work>
 void share(int64_t blocks, int64_t threads, const Work& work) {
+    struct Parts {
+        const Work& work;
+        int64_t blocks, threads;
+        std::atomic<int64_t> taken{0};
+        void take() {
+            for (int64_t part; (part = taken++) < threads;) work(blocks * part / threads, blocks * (part + 1) / threads);
+        }
+    } parts{work, blocks, threads};
+    using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+    static const Parallel of_openmp = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    if (threads > 1 && of_openmp != nullptr) {
+        of_openmp([](void* given) { static_cast<Parts*>(given)->take(); }, &parts, unsigned(threads), 0);
+        return;
+    }
     std::vector<std::thread> others;
-    for (int64_t part = 1; part < threads; part++)
-        others.emplace_back(work, blocks * part / threads, blocks * (part + 1) / threads);
-    work(0, blocks / threads);
+    for (int64_t i = 1; i < threads; i++) others.emplace_back([&parts] { parts.take(); });
+    parts.take();
     for (std::thread& other : others) other.join();
 }
 
@@ -211,8 +237,8 @@ void adamw_8bit(const Job* jobs, int64_t count, int64_t threads) {
     share(blocks, threads, [=](int64_t from, int64_t to) { update_blocks(jobs, from, to); });
 }
 
-// `sums`: squares of the gradient, as it is, and of the update that `rate` makes of it. Nothing is written, and the
-// order of the sums does not depend on the number of threads.
+// `sums`: squares of the gradient, as it is, and of the update that `rate` makes of it; without moments, of the gradient
+// alone. Nothing is written, and the order of the sums does not depend on the number of threads.
 void adamw_8bit_measure(const Job* job, int64_t threads, double* sums) {
     std::vector<Squares> found(blocks_of(*job));
     Squares* const places = found.data();
