@@ -17,6 +17,7 @@ of weights: Zamirai et al. 2020 (arXiv 2010.06192).
 """
 
 import ctypes
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,7 +35,7 @@ KINDS = (torch.float32, torch.bfloat16)
 JOB = np.dtype(
     [(name, np.uint64) for name in ("weight", "gradient", "first", "second", "first_floor", "second_floor")]
     + [("count", np.int64), ("weight_is_bfloat16", np.int32), ("gradient_is_bfloat16", np.int32), ("key", np.uint32)]
-    + [(name, np.float32) for name in ("rate", "beta1", "beta2", "correction", "epsilon", "shrink", "scale")],
+    + [(name, np.float32) for name in ("rate", "beta1", "beta2", "epsilon", "shrink", "scale")],
     align=True,
 )
 """The kernel's `Job`, field by field."""
@@ -149,6 +150,7 @@ class AdamW8bit(torch.optim.Optimizer):
         """What the kernel is to do for one parameter's next step, in the order of JOB."""
         state = self.state[parameter]
         step, rate, (beta1, beta2) = int(state["step"]) + 1, group["lr"], group["betas"]
+        known = math.sqrt(1 - beta2**step)
         tensors = (parameter, gradient, *(state[name] for name in BYTES))
         return (
             *(tensor.data_ptr() for tensor in tensors),
@@ -156,11 +158,10 @@ class AdamW8bit(torch.optim.Optimizer):
             parameter.dtype == torch.bfloat16,
             gradient.dtype == torch.bfloat16,
             key_of(self.seed, step, self.numbers[parameter]),
-            rate * share / (1 - beta1**step),
+            rate * share * known / (1 - beta1**step),
             beta1,
             beta2,
-            1 / (1 - beta2**step),
-            group["eps"],
+            group["eps"] * known,
             1 - rate * group["weight_decay"],
             scale,
         )

@@ -7,6 +7,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -44,9 +45,16 @@ inline void keep(uint16_t& place, float value, uint32_t noise) {
 
 inline uint32_t larger(uint32_t one, uint32_t other) { return one > other ? one : other; }
 
-// 32 random bits for an element: neighbours, and the same element under another key, have nothing in common.
-inline uint32_t noise_of(uint32_t element, uint32_t key) {
-    uint32_t bits = element * 0x9e3779b9u + key;
+// 32 random bits for an element of a block: neighbours, and the same element under another key, have nothing in common.
+// Elements are spread by a stride, whose multiples within a block are known beforehand.
+constexpr uint32_t STRIDE = 0x9e3779b9;
+constexpr std::array<uint32_t, BLOCK> STRIDES = [] {
+    std::array<uint32_t, BLOCK> multiples{};
+    for (uint32_t i = 0; i < BLOCK; i++) multiples[i] = i * STRIDE;
+    return multiples;
+}();
+inline uint32_t noise_of(int element, uint32_t of_block) {
+    uint32_t bits = STRIDES[element] + of_block;
     bits = (bits ^ (bits >> 16)) * 0x7feb352du;
     return bits ^ (bits >> 15);
 }
@@ -68,10 +76,9 @@ inline uint32_t floor_of(uint32_t greatest, uint32_t octaves) {
 
 struct Step {
     uint32_t key;      // of this step and parameter
-    float rate;        // over 1 - beta1^step
+    float rate;     // times root(1 - beta2^step) / (1 - beta1^step): moments begin at zero
     float beta1, beta2;
-    float correction;  // 1 / (1 - beta2^step)
-    float epsilon;
+    float epsilon;  // times root(1 - beta2^step)
     float shrink;      // 1 - rate * weight decay
     float scale;       // of the gradient, before all else
 };
@@ -113,16 +120,17 @@ inline void update(const Job& job, int64_t start, int length) {
 
     first_floor = uint8_t(floor_of(greatest_mean, FIRST_OCTAVES));
     second_floor = uint8_t(floor_of(greatest_square, SECOND_OCTAVES));
+    const uint32_t of_block = uint32_t(start) * STRIDE + step.key;
+    const int32_t least = 1 << DROPPED;  // of a second moment: no mean is ever divided by nothing
     // Half of the last bit of noise, so that it is fair.
     const int32_t mean_base = (int32_t(first_floor) << 23) - 0x800, square_base = (int32_t(second_floor) << 23) - 0x800;
     for (int i = 0; i < length; i++) {
-        const uint32_t noise = noise_of(uint32_t(start) + uint32_t(i), step.key);
-        const float moved = step.rate * mean[i] / (std::sqrt(square[i] * step.correction) + step.epsilon);
+        const uint32_t noise = noise_of(i, of_block);
+        const float moved = step.rate * mean[i] / (std::sqrt(square[i]) + step.epsilon);
         keep(weight[i], wide(weight[i]) * step.shrink - moved, noise);
         const uint32_t bits = as_bits(mean[i]);
         const int32_t above = int32_t((bits & 0x7fffffff) + ((noise >> 4) & 0xff000)) - mean_base;
         const int32_t over = int32_t(as_bits(square[i]) + ((noise >> 12) & 0xff000)) - square_base;
-        const int32_t least = square[i] > 0 ? 1 << DROPPED : 0;  // else a mean would be divided by nothing
         first[i] = uint8_t((uint32_t(above > 0 ? above : 0) >> DROPPED) | ((bits >> 24) & 0x80));
         second[i] = uint8_t(uint32_t(over > least ? over : least) >> DROPPED);
     }
@@ -182,7 +190,7 @@ inline Squares measure(const Job& job, int64_t start, int length) {
         const float square = step.beta2 * square_of(second[i], second_base) + (1 - step.beta2) * slope * slope;
         const float move = step.rate * mean;  // a sum's square lies above the squares' sum: no move is taken for less
         slopes[i] = raw * raw;
-        moves[i] = move * move / (square * step.correction + step.epsilon * step.epsilon);
+        moves[i] = move * move / (square + step.epsilon * step.epsilon);
     }
     return {sum_of(slopes), sum_of(moves)};
 }
