@@ -7,8 +7,8 @@ Run   REDHEART_DATA_DIR=/path/to/data OMP_NUM_THREADS=2 python benchmarks/low_me
 
 The step is TrainLoop's own, on the recipe's own texts: forward, backward with blocks computed again, clipping, the
 optimizer. While it runs, every call of a linear layer is written down. Then the same products are made alone, with
-the same weights and shapes: forward, again forward where a block was computed again, and in the backward pass those for
-the weight's and the input's gradient. Steps and products take turns, so that a busy moment of the machine meets both.
+the same weights and shapes: forward, again forward where a block was computed again, and in the backward pass those
+for the weight's and the input's gradient. Steps and products take turns, so that a busy moment meets both.
 """
 
 import sys

@@ -51,8 +51,12 @@ def test_it_starts_as_a_model_made_the_usual_way_does(encoder, tiny_encoder_conf
     for (name, mine), theirs in zip(ours.named_parameters(), usual.parameters(), strict=True):
         assert mine.requires_grad == theirs.requires_grad, name
         if theirs.numel() >= 1024:
-            assert float(mine.detach().float().std()) == pytest.approx(float(theirs.detach().std()), rel=0.2, abs=1e-6), name
-            assert float(mine.detach().float().mean()) == pytest.approx(float(theirs.detach().mean()), abs=0.2 * float(theirs.detach().std()) + 1e-6)
+            assert float(mine.detach().float().std()) == pytest.approx(
+                float(theirs.detach().std()), rel=0.2, abs=1e-6
+            ), name
+            assert float(mine.detach().float().mean()) == pytest.approx(
+                float(theirs.detach().mean()), abs=0.2 * float(theirs.detach().std()) + 1e-6
+            )
         elif float(theirs.detach().std(unbiased=False)) == 0:
             assert torch.equal(mine, theirs), name
     for (name, mine), theirs in zip(ours.named_buffers(), usual.buffers(), strict=True):
@@ -69,7 +73,9 @@ def test_it_answers_as_the_same_numbers_in_float32_do(tokenizer):
     config = config_of(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, initializer_range=0.1)
     half = create_model(config, "bf16").eval()
     whole = RedHeartForMultiTask(config).eval()
-    whole.load_state_dict({name: value.to(whole.state_dict()[name].dtype) for name, value in half.state_dict().items()})
+    whole.load_state_dict(
+        {name: value.to(whole.state_dict()[name].dtype) for name, value in half.state_dict().items()}
+    )
     inputs = tokenizer(["나는 오늘 정말 기뻤다.", "She told him the truth."], padding=True, return_tensors="pt")
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
         of_half, of_whole = half(**inputs), whole(**inputs)
@@ -112,7 +118,7 @@ def test_a_folder_of_another_model_is_refused(harm, tmp_path):
         weights["somewhere.else"] = torch.zeros(2)
     save_file(weights, file, metadata={"format": "pt"})
     if harm == "outside":
-        index = {"weight_map": {name: "../model.safetensors" for name in weights}}
+        index = {"weight_map": dict.fromkeys(weights, "../model.safetensors")}
         (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match=said.replace("(", "\\(")):
         fill_model(model, tmp_path)

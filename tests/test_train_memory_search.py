@@ -15,6 +15,7 @@ from commands import run_command
 from tiny_run import tiny_config
 
 from training import memory, memory_search
+from training.memory_least import least_of
 from training.memory_plan import KERNELS, MemoryPlan
 from training.memory_search import bytes_a_number, choices, search, with_changes
 
@@ -37,11 +38,13 @@ def by_formula(config) -> MemoryPlan:
 
 def everything(config, limit: int) -> list[tuple[float, dict]]:
     """All choices that fit, least costly first, by trying each."""
-    fitting = [(cost, changes) for cost, changes in choices(config) if by_formula(with_changes(config, changes)).peak <= limit]
+    fitting = [
+        (cost, changes) for cost, changes in choices(config) if by_formula(with_changes(config, changes)).peak <= limit
+    ]
     return sorted(fitting, key=lambda choice: choice[0])
 
 
-@pytest.mark.parametrize("limit", [2.4, 2.1, 1.7, 1.4, 1.2, 1.0])
+@pytest.mark.parametrize("limit", [2.4, 2.1, 1.7, 1.5, 1.4, 1.2])
 def test_the_least_costly_of_all_choices_is_found(limit, tmp_path):
     config = tiny_config(tmp_path, batch_size=64)
     asked = by_formula(config)
@@ -133,3 +136,20 @@ def test_the_rule_of_the_first_documents_gives_their_tables(preset, arguments, t
     found = json.loads(out)
     for kind, expected in zip(("weights", "gradients", "optimizer", "activations", "total"), table, strict=True):
         assert found[kind] / GIB == pytest.approx(expected, rel=0.005, abs=0.005), kind
+
+
+def test_what_could_never_fit_is_refused_by_arithmetic_with_what_would():
+    """6.83 billion numbers at 16 bytes on 62 GiB; with two bytes a weight and a moment 6 a number are left."""
+    code, out, said = run_command(memory, "--preset", "redheart-6.8b", "--ram-gib", 62)
+    assert (code, out) == (3, "")
+    assert "at least 10" in said
+    assert "--optimizer adamw_8bit --weight_precision bf16 --mixed_precision bf16  (at least 3" in said
+
+
+def test_the_least_is_no_more_than_the_plan(tmp_path):
+    for fields in ({}, {"optimizer": "adamw_8bit"}, {"optimizer": "adamw_8bit", "update_in_backward": True}):
+        config = tiny_config(tmp_path, model={"max_length": 8}, **(fields | {"batch_size": 1}))
+        least, plan = least_of(config, memory.model_config_of(config)), memory.plan_of(config, 0)
+        for kind, size in least.items():
+            assert size <= getattr(plan, kind), kind
+            assert size == 0 or size > 0.15 * getattr(plan, kind), kind

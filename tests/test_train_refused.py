@@ -19,7 +19,7 @@ from training.build import build_accelerator, checked_config
 from training.command_line import parse_config
 from training.config import TrainConfig
 from training.data import labels_of, prepare_data
-from training.memory_run import plan_run
+from training.memory_run import refuse_at_once
 
 SCENARIOS = Path(__file__).resolve().parents[1] / "data" / "scenarios"
 
@@ -69,7 +69,7 @@ def test_a_model_larger_than_memory_is_refused_before_it_is_made_where_nothing_i
     config = TrainConfig(output_dir=str(tmp_path), train=["scenarios=given"], plan_memory=False)
     sizes = checked_config("redheart-tiny", {"intermediate_size": 10**10})
     with pytest.raises(UserError, match=r"parameters takes .* GiB in float32, and this machine has"):
-        plan_run(config, sizes, data=None, collator=None, accelerator=build_accelerator(config))
+        refuse_at_once(config, sizes, build_accelerator(config))
 
 
 def test_growing_past_memory_is_refused_before_it_begins(tiny_model_dir: Path, tmp_path: Path):

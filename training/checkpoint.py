@@ -222,7 +222,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     with safe_open(path, "pt", backend="pread") as saved:
-        for key in saved.keys():
+        for key in saved.offset_keys():
             index, name = key.split(".", 1)
             state, value = optimizer.state[parameters[int(index)]], saved.get_tensor(key)
             if name in state:

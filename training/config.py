@@ -22,6 +22,7 @@ from training.run_facts import native_precision
 FREE_ON_RESUME = {"output_dir", "log_steps", "save_steps", "save_total_limit", "resume", "num_workers", "num_proc"}
 FREE_ON_RESUME |= {"ram_gib", "memory_fraction", "plan_memory", "hold_memory"}
 
+
 @dataclass(kw_only=True)
 class TrainConfig:
     """One training run."""

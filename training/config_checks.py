@@ -53,13 +53,13 @@ def check_low_memory(config: "TrainConfig") -> None:
     if config.weight_precision == "bf16":
         if config.optimizer != "adamw_8bit":
             raise UserError(
-                f"weight_precision bf16 needs an optimizer that rounds by chance, and {config.optimizer} rounds to the "
-                "nearest: most of its steps would be lost; use optimizer adamw_8bit"
+                f"weight_precision bf16 needs an optimizer that rounds by chance, and {config.optimizer} rounds to "
+                "the nearest: most of its steps would be lost; use optimizer adamw_8bit"
             )
         if config.mixed_precision != "bf16":
             raise UserError(
-                f"weight_precision bf16 needs mixed_precision bf16, got {config.mixed_precision}: weights of two bytes "
-                "are multiplied as they are"
+                f"weight_precision bf16 needs mixed_precision bf16, got {config.mixed_precision}: weights of two "
+                "bytes are multiplied as they are"
             )
     if config.update_in_backward and config.optimizer != "adamw_8bit":
         raise UserError(
@@ -76,9 +76,7 @@ def check_low_memory(config: "TrainConfig") -> None:
 def check_model(config: "TrainConfig") -> None:
     for name in WRITTEN_BY_TRAINING:
         if name in config.model:
-            raise UserError(
-                f"model.{name} is {config.model[name]!r:.80}, but training writes it itself; leave it out"
-            )
+            raise UserError(f"model.{name} is {config.model[name]!r:.80}, but training writes it itself; leave it out")
 
 
 def check_numbers(config: "TrainConfig") -> None:

@@ -4,10 +4,11 @@ In    a RedHeartConfig and a `weight_precision`; or a model, and a folder that `
 Out   a freshly initialised model; or the same model, holding the folder's weights.
 Run   through training/build.py and training/run_state.py
 
-With bf16 the weights of linear layers, embeddings and the scenario memory take two bytes a number. Norms, biases, the router, layers that
-answer, the affect filter, and whatever is a single vector or small, stay in float32: they weigh little, and rounding
-them would be heard. So does a text encoder, which comes trained in float32. No matrix is ever there in float32: the
-model is laid out without memory, memory is given to each tensor in its own precision, and then it is initialised.
+With bf16 the weights of linear layers, embeddings and the scenario memory take two bytes a number. Norms, biases, the
+router, layers that answer, the affect filter, and whatever is a single vector or small, stay in float32: they weigh
+little, and rounding them would be heard. So does a text encoder, which comes trained in float32. No matrix is ever
+there in float32: the model is laid out without memory, memory is given to each tensor in its own precision, and then
+it is initialised.
 """
 
 import json
@@ -73,7 +74,7 @@ def fill_model(model: nn.Module, folder: Path) -> None:
     persistent = set(model.state_dict())
     for file in weight_files(folder):
         with safe_open(file, "pt", backend="pread") as weights:
-            for name in weights.keys():
+            for name in weights.offset_keys():
                 place, shape = places.get(name), list(weights.get_slice(name).get_shape())
                 if place is None or list(place.shape) != shape:
                     there = "no place" if place is None else f"a place of shape {list(place.shape)}"

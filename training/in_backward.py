@@ -8,8 +8,8 @@ A norm over all gradients is known only when the last of them is there, and by t
 three ways of clipping. `global` goes through the step twice: once to measure, once to move; it does what clipping does
 elsewhere, for twice the arithmetic. `per_parameter` lets no parameter's update have a root mean square above 1 (at a
 rate of one; Shazeer and Stern 2018, arXiv 1804.04235, section 6). `previous_norm` divides by the norm of the step
-before, where that exceeds max_grad_norm; the first step, which has none before it, is measured as in `global`. The last
-two are approximations, and take one pass.
+before, where that exceeds max_grad_norm; the first step, which has none before it, is measured as in `global`. The
+last two are approximations, and take one pass.
 
 A gradient that is not finite moves nothing: not its own parameter, nor any that comes after it in that pass.
 
@@ -132,7 +132,7 @@ def align(graphs: Iterable[tuple[Tensor, int]]) -> None:
                 continue
             seen.add(node)
             if node.name() != "torch::autograd::AccumulateGrad":  # these come first, whatever the others' numbers
-                node._set_sequence_nr(max(0, node._sequence_nr() - before))
+                node._set_sequence_nr(max(0, node._sequence_nr() - before))  # type: ignore[attr-defined]
             waiting += [following for following, _ in node.next_functions]
 
 

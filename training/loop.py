@@ -72,7 +72,7 @@ class TrainLoop:
         config.refuse_idle_encoder(self.total_steps)
         self.bare_model, self.terms = model, terms_of(model.config)
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, config))
         self.in_backward: InBackward | None = None
         if config.update_in_backward:

@@ -8,7 +8,8 @@ Run   python -m training.memory --preset redheart-330m --batch-size 8 --max-leng
       python -m training.memory --preset redheart-1.3b --ram-gib 8 --fit > recipe.yaml
       python -m training.memory --preset redheart-6.8b --batch-size 8 --max-length 32 --rule seed
 
-Every sequence is taken to be --max-length tokens long and to have every label, so that real texts take no more. A run
+Every sequence is taken to be --max-length tokens long and to have every label, so that real texts take no more; dev is
+evaluated if the recipe names one. What could never fit is refused by arithmetic, in a moment, but with --json. A run
 itself plans with its own data (training/train.py), and refuses to start above its limit: --ram-gib, which may be used
 whole, else --memory-fraction of what is free. So far plans are for one process on the CPU.
 
@@ -33,6 +34,7 @@ from training.collator import DEED_LABELS, TEXT_LABELS, Batch
 from training.command_line import parse_config
 from training.config import TrainConfig
 from training.inference import BATCH_SIZE
+from training.memory_least import refuse_what_never_fits
 from training.memory_limits import Limit, limit_of_run
 from training.memory_plan import KINDS, MemoryPlan, plan_memory
 from training.memory_search import search, suggestions, with_changes
@@ -111,7 +113,7 @@ def plan_of(config: TrainConfig, actions: int) -> MemoryPlan:
     length = model_config.max_length
     batches = config.gradient_accumulation_steps if config.update_in_backward else 2  # else a third is like the second
     group = [widest_batch(config.batch_size, length, actions)] * min(batches, config.gradient_accumulation_steps)
-    judged = widest_batch(BATCH_SIZE, length, actions)
+    judged = widest_batch(BATCH_SIZE, length, actions) if config.dev or config.holdout else None
     return plan_memory(config, model_config, [group], terms_of(model_config), judged)
 
 
@@ -148,7 +150,7 @@ def verdict(peak: int, limit: Limit) -> str:
 
 
 def as_recipe(config: TrainConfig, changes: dict[str, Any]) -> str:
-    """YAML with the preset and every field that is not its default, and what was changed for the memory's sake said above it."""
+    """YAML with the preset and every field that is not its default; above it, what was changed so that it fits."""
     changed = with_changes(config, changes)
     planned = {"train", "output_dir"} if list(config.train) == ["planned"] else set()
     fields = {
@@ -186,6 +188,8 @@ def main() -> None:
         text = "\n".join([*kinds_table(kinds, asked.explain), "", verdict(kinds["peak"], limit)])
         print(json.dumps(kinds | {"limit": limit.size, "fits": fits}, indent=2) if asked.json else text)
         sys.exit(0 if fits else 3)
+    if not (asked.json or asked.fit):
+        refuse_what_never_fits(config, model_config_of(config), limit)
     plan = plan_of(config, asked.alternatives)
     fits = plan.peak <= limit.size
     if asked.fit:

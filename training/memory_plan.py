@@ -92,7 +92,9 @@ class PretendedLoop(TrainLoop):
         for group in groups:
             self.take_step(group)
 
-    def pretend_to_measure(self, group: dict[str, Any], parameter: torch.nn.Parameter, moves: bool) -> tuple[float, float]:
+    def pretend_to_measure(
+        self, group: dict[str, Any], parameter: torch.nn.Parameter, moves: bool
+    ) -> tuple[float, float]:
         assert parameter.grad is not None
         self.gradients = max(self.gradients, held(parameter.grad.nbytes))
         return 0.0, 0.0

@@ -23,6 +23,7 @@ from training.config import TrainConfig
 from training.data import RunData
 from training.held_memory import hold_memory
 from training.inference import BATCH_SIZE
+from training.memory_least import refuse_what_never_fits
 from training.memory_limits import Limit, limit_of_run, most_resident
 from training.memory_plan import KINDS, MemoryPlan, heaviest_groups, plan_memory
 from training.memory_search import search, suggestions
@@ -51,13 +52,25 @@ def hold(config: TrainConfig, accelerator: Accelerator) -> None:
         )
 
 
+def is_planned(config: TrainConfig, accelerator: Accelerator) -> bool:
+    """So far one process on the CPU is."""
+    return config.plan_memory and accelerator.num_processes == 1 and accelerator.device.type == "cpu"
+
+
+def refuse_at_once(config: TrainConfig, model_config: RedHeartConfig, accelerator: Accelerator) -> None:
+    """Before any data is read, raises DoesNotFit for what could never fit; UserError, where nothing is planned, for a
+    model whose weights alone are more than this machine holds."""
+    if is_planned(config, accelerator):
+        refuse_what_never_fits(config, model_config, limit_of_run(config.ram_gib, config.memory_fraction))
+    else:
+        check_memory(model_config)
+
+
 def plan_run(
     config: TrainConfig, model_config: RedHeartConfig, data: RunData, collator: Collator, accelerator: Accelerator
 ) -> MemoryPlan | None:
-    """The plan of this very run; raises DoesNotFit above its limit. None where none is made; then raises UserError
-    for a model whose weights alone are more than this machine holds."""
-    if not config.plan_memory or accelerator.num_processes > 1 or accelerator.device.type != "cpu":
-        check_memory(model_config)
+    """The plan of this very run; raises DoesNotFit above its limit. None where none is made."""
+    if not is_planned(config, accelerator):
         return None
     planned = partial(plan_with, data, collator, model_config)
     found, limit = planned(config), limit_of_run(config.ram_gib, config.memory_fraction)

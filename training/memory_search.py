@@ -4,8 +4,8 @@ In    a TrainConfig, its plan, a limit in bytes, a function that plans another c
 Out   Suggestions, the least costly first: the fields to change, the plan with them, the time a step then takes.
 Run   python -m training.memory --preset redheart-1.3b --ram-gib 8 --fit
 
-What a change costs in time is predicted, not measured: blocks computed twice add a third of the arithmetic, a step gone
-through twice doubles it, each halving of a micro-batch costs a twentieth. What a run learns from stays as it was
+What a change costs in time is predicted, not measured: blocks computed twice add a third of the arithmetic, a step
+gone through twice doubles it, each halving of a micro-batch costs a twentieth. What a run learns from stays as it was
 asked: the records of a step (fewer at a time are accumulated), its text, its learning rate. What changes its numbers a
 little is said with it. A shorter max_length cuts texts, and is tried only when nothing else fits.
 """
@@ -163,9 +163,14 @@ def suggestions(found: list[Suggestion]) -> list[str]:
     """A line for each: the changes, what they cost, what they take."""
     lines = []
     for suggestion in found:
-        named = {**suggestion.changes, **suggestion.changes.get("model", {})}
-        fields = " ".join(f"--{name} {value}" for name, value in named.items() if name != "model")
         said = f"; {', '.join(suggestion.remarks)}" if suggestion.remarks else ""
         taken = f"{suggestion.plan.peak / 2**30:.2f} GiB, about {suggestion.cost:.2f} times the time of a step"
-        lines.append(f"{fields.replace('--max_length', '--model.max_length').lower()}  ({taken}{said})")
+        lines.append(f"{fields_of(suggestion.changes)}  ({taken}{said})")
     return lines
+
+
+def fields_of(changes: dict[str, Any]) -> str:
+    """As the command line takes them."""
+    named = {name: value for name, value in changes.items() if name != "model"}
+    named |= {f"model.{name}": value for name, value in changes.get("model", {}).items()}
+    return " ".join(f"--{name} {str(value).lower()}" for name, value in named.items())

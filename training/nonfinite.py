@@ -12,8 +12,8 @@ from training.collator import Batch, ids_of
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a gradient became NaN or infinite; raised before the optimizer moved (with `update_in_backward`: before
-    that parameter did)."""
+    """A loss or a gradient became NaN or infinite; raised before the optimizer moved (with `update_in_backward`:
+    before that parameter did)."""
 
 
 def broken_loss(step: int, losses: dict[str, float], group: list[Batch]) -> NonFiniteError:

@@ -30,7 +30,7 @@ from training.creation import SHARD  # noqa: E402
 from training.data import RunData, label_weights, prepare_data  # noqa: E402
 from training.evaluate import Evaluation, evaluate_dev  # noqa: E402
 from training.loop import TrainLoop  # noqa: E402
-from training.memory_run import hold, plan_run, write_memory_report  # noqa: E402
+from training.memory_run import hold, plan_run, refuse_at_once, write_memory_report  # noqa: E402
 from training.model_card import write_model_card  # noqa: E402
 from training.report import figures_table  # noqa: E402
 from training.rewrite import finish_rewrite  # noqa: E402
@@ -56,6 +56,7 @@ def train(config: TrainConfig) -> None:
     hold(config, accelerator)
     tokenizer, model_config = read_architecture(config)
     config.refuse_idle_settings(model_config)
+    refuse_at_once(config, model_config, accelerator)
     for line in left_behind(config, model_config):
         accelerator.print(line)
     checkpoint = find_checkpoint(Path(config.output_dir), config.resume)

@@ -1,0 +1,61 @@
+"""What a run takes at the very least, by arithmetic: enough to refuse in a moment what could never fit.
+
+In    a TrainConfig, the model's config; nothing is allocated and no step is gone through.
+Out   bytes of weights, and of the gradients and moments of the blocks, which every text teaches; DoesNotFit above the
+      limit, with what the blocks would take under other settings.
+Run   through training/memory.py and training/train.py, before the plan itself
+"""
+
+import torch
+
+from preprocessing.errors import DoesNotFit
+from redheart_hf import RedHeartConfig, RedHeartForMultiTask
+from training.adamw_8bit import BLOCK, in_bytes
+from training.config import TrainConfig
+from training.creation import halved_weights
+from training.memory_limits import Limit, resident
+from training.memory_search import bytes_a_number, choices, fields_of, with_changes
+
+GIB = 2**30
+
+
+def least_of(config: TrainConfig, model_config: RedHeartConfig) -> dict[str, int]:
+    """Bytes by kind. Heads may go without labels, and then without gradients: they count with their weights alone."""
+    with torch.device("meta"):
+        model = RedHeartForMultiTask(model_config)
+    halved = set(halved_weights(model)) if config.weight_precision == "bf16" else set()
+    least = dict.fromkeys(("weights", "gradients", "optimizer"), 0)
+    for name, parameter in model.named_parameters():
+        numbers, size = parameter.numel(), 2 if name in halved else 4
+        least["weights"] += numbers * size
+        if name.startswith("model.blocks."):
+            least["gradients"] += 0 if config.update_in_backward else numbers * size
+            in_eights = config.optimizer == "adamw_8bit" and in_bytes(parameter)
+            least["optimizer"] += 2 * (numbers + numbers // BLOCK) if in_eights else 8 * numbers
+    return least
+
+
+def refuse_what_never_fits(config: TrainConfig, model_config: RedHeartConfig, limit: Limit) -> None:
+    """Raises DoesNotFit when weights, gradients and moments alone are more than the limit."""
+    kinds = least_of(config, model_config)
+    least = sum(kinds.values()) + resident()
+    if least <= limit.size:
+        return
+    numbers = kinds["optimizer"] / (2 if config.optimizer == "adamw_8bit" else 8)
+    rest = least - numbers * bytes_a_number(config)
+    smaller = {
+        size: f"  {fields_of(changes)}  (at least {(rest + numbers * size) / GIB:.1f} GiB)"
+        for _, changes in reversed(choices(config))
+        if (size := bytes_a_number(with_changes(config, changes))) and rest + numbers * size <= limit.size
+    }
+    advice = [
+        "By the same arithmetic there would be room with one of these, before what a batch takes; --fit on python -m "
+        "training.memory plans them and prints a recipe:",
+        *(smaller[size] for size in sorted(smaller, reverse=True)),
+    ]
+    said = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in kinds.items())
+    raise DoesNotFit(
+        f"this run would take at least {least / GIB:.2f} GiB, and may take {limit.size / GIB:.2f} ({limit.said}): {said}, "
+        "before any batch. Nothing was begun.\n"
+        + "\n".join(advice if smaller else ["No settings leave room for this model; take a smaller preset"])
+    )
