@@ -1,10 +1,12 @@
 """Fixtures shared by the tests: the shipped scenarios, a tokenizer trained on them, a tiny model with it."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from preprocessing.readers import parse_source, read
 from redheart_hf import RedHeartForMultiTask, preset_config
@@ -12,6 +14,14 @@ from training.train_tokenizer import texts_of, train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENARIOS = ROOT / "data" / "scenarios"
+
+
+@pytest.fixture
+def own_precision() -> Iterator[None]:
+    """A run is a process of its own: the precision that another test's accelerator has fixed is not fixed in it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

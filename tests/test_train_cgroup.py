@@ -30,7 +30,8 @@ class Group:
         self.events = folder / ("memory.events" if version == 2 else "memory.oom_control")
 
     def kills(self) -> int:
-        return next(int(line.split()[1]) for line in self.events.read_text().splitlines() if line.startswith("oom_kill "))
+        lines = map(str.split, self.events.read_text().splitlines())
+        return next(int(number) for name, number in lines if name == "oom_kill")
 
     def run(self, size: int, command: list[str]) -> subprocess.CompletedProcess:
         self.limit.write_text(str(size))

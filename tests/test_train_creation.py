@@ -125,7 +125,9 @@ def test_a_folder_of_another_model_is_refused(harm, tmp_path):
 
 
 @NEEDS_COMPILER
-def test_a_run_with_weights_of_two_bytes_goes_on_bit_for_bit_and_can_be_loaded(tokenizer, scenarios, tmp_path):
+def test_a_run_with_weights_of_two_bytes_goes_on_bit_for_bit_and_can_be_loaded(
+    tokenizer, scenarios, tmp_path, own_precision
+):
     """All modules, weights moved in the backward pass, blocks computed twice; stopped after two of four steps."""
     fields = HALF | {"update_in_backward": True, "clipping": "previous_norm", "gradient_checkpointing": True}
 

@@ -146,6 +146,7 @@ def test_what_cannot_be_planned_is_refused(options, told):
 
 
 def test_what_does_not_fit_is_said_with_its_own_exit_code():
-    code, out, _ = run_command(memory, "--preset", "redheart-tiny", "--max-length", 32, "--ram-gib", 0.25, "--explain")
+    options = ("--preset", "redheart-tiny", "--batch-size", 64, "--max-length", 256, "--ram-gib", 1)
+    code, out, _ = run_command(memory, *options, "--explain")
     assert code == 3
-    assert "does NOT fit in 0.25 GiB (--ram_gib 0.25)" in out
+    assert "does NOT fit in 1.00 GiB (--ram_gib 1)" in out

@@ -15,8 +15,8 @@ from commands import run_command
 from tiny_run import tiny_config
 
 from training import memory, memory_search
+from training.memory_kinds import KERNELS, MemoryPlan
 from training.memory_least import least_of
-from training.memory_plan import KERNELS, MemoryPlan
 from training.memory_search import bytes_a_number, choices, search, with_changes
 
 GIB = 2**30

@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState
 from tiny_run import ROOT, SIZES, tiny_config
 
 from preprocessing.errors import UserError
@@ -24,7 +23,7 @@ SCENARIOS = ROOT / "data" / "scenarios"
 
 
 @pytest.fixture
-def run_config(tokenizer_dir: Path, tmp_path: Path, monkeypatch):
+def run_config(tokenizer_dir: Path, tmp_path: Path, monkeypatch, own_precision):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     config = tiny_config(
@@ -36,10 +35,7 @@ def run_config(tokenizer_dir: Path, tmp_path: Path, monkeypatch):
         mixed_precision="auto",
     )
     config.train = [f"scenarios={SCENARIOS / 'train.jsonl'}"]
-    # A run is a process of its own: the precision that another test's accelerator has fixed is not fixed in it.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield config
-    AcceleratorState._reset_state(reset_partial_state=True)
+    return config
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -21,7 +21,7 @@ import dataclasses
 import json
 import sys
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -30,14 +30,15 @@ from preprocessing.errors import DoesNotFit, UserError, run
 from redheart_hf.losses import terms_of
 from redheart_hf.presets import parameters_by_module
 from training.build import model_config_of
-from training.collator import DEED_LABELS, TEXT_LABELS, Batch
 from training.command_line import parse_config
 from training.config import TrainConfig
-from training.inference import BATCH_SIZE
+from training.memory_kinds import KINDS, MemoryPlan
 from training.memory_least import refuse_what_never_fits
 from training.memory_limits import Limit, limit_of_run
-from training.memory_plan import KINDS, MemoryPlan, plan_memory
 from training.memory_search import search, suggestions, with_changes
+
+if TYPE_CHECKING:
+    from training.collator import Batch
 
 GIB = 2**30
 SHORT = {"--max-length": "--model.max_length", "--precision": "--mixed_precision"}
@@ -90,8 +91,10 @@ def as_field(argument: str) -> str:
     return SHORT.get(name, name.replace("-", "_").replace("__", "--", 1)) + equals + value
 
 
-def widest_batch(records: int, length: int, actions: int) -> Batch:
+def widest_batch(records: int, length: int, actions: int) -> "Batch":
     """A batch of the longest records there could be, all labels given; a token is padding, so that there is a mask."""
+    from training.collator import DEED_LABELS, TEXT_LABELS
+
     sequences = records * (1 + actions)
     mask = torch.ones(sequences, length, dtype=torch.long)
     mask[0, -1] = 0
@@ -99,7 +102,7 @@ def widest_batch(records: int, length: int, actions: int) -> Batch:
     labels = {name: torch.zeros(sequences, size) for name, size in (TEXT_LABELS | DEED_LABELS).items()}
     labels["utility_views"] = torch.zeros(sequences, 3)
     labels["preference"] = torch.arange(sequences // 2 * 2).reshape(-1, 2)
-    batch: Batch = {"input_ids": torch.ones_like(mask), "attention_mask": mask, "labels": labels}
+    batch: dict[str, Any] = {"input_ids": torch.ones_like(mask), "attention_mask": mask, "labels": labels}
     batch |= {"ids": [], "first_row": first_row}
     if actions:
         batch["alternatives"] = torch.tensor([list(range(row + 1, row + 1 + actions)) for row in first_row])
@@ -109,6 +112,9 @@ def widest_batch(records: int, length: int, actions: int) -> Batch:
 
 
 def plan_of(config: TrainConfig, actions: int) -> MemoryPlan:
+    from training.inference import BATCH_SIZE  # these bring all of training with them: a refusal does without
+    from training.memory_plan import plan_memory
+
     model_config = model_config_of(config)
     length = model_config.max_length
     batches = config.gradient_accumulation_steps if config.update_in_backward else 2  # else a third is like the second

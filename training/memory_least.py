@@ -55,7 +55,7 @@ def refuse_what_never_fits(config: TrainConfig, model_config: RedHeartConfig, li
     ]
     said = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in kinds.items())
     raise DoesNotFit(
-        f"this run would take at least {least / GIB:.2f} GiB, and may take {limit.size / GIB:.2f} ({limit.said}): {said}, "
-        "before any batch. Nothing was begun.\n"
+        f"this run would take at least {least / GIB:.2f} GiB, and may take {limit.size / GIB:.2f} ({limit.said}): "
+        f"{said}, before any batch. Nothing was begun.\n"
         + "\n".join(advice if smaller else ["No settings leave room for this model; take a smaller preset"])
     )

@@ -13,7 +13,6 @@ take for themselves (KERNELS). On the CPU all phases share one memory.
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -31,47 +30,10 @@ from training.config import TrainConfig
 from training.creation import create_model
 from training.inference import autocast, evaluation_mode
 from training.loop import TrainLoop
+from training.memory_kinds import KERNELS, MemoryPlan
 from training.memory_ledger import Ledger, held
 from training.memory_limits import resident
 from training.surd_targets import SurdTargets
-
-KERNELS = {"no": 72 << 20, "bf16": 132 << 20, "fp16": 132 << 20}
-"""Bytes that torch's kernels, the pages of their libraries and the autograd engine take beside all tensors: measured,
-docs/memory.md says how."""
-KINDS = ("weights", "gradients", "optimizer", "activations", "buffers", "process")
-
-
-@dataclass
-class MemoryPlan:
-    """Bytes: by kind, what each kind takes at its own most; `phases`, the most of everything in each phase."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-    buffers: int
-    process: int
-    phases: dict[str, int]
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.buffers + self.process
-
-    @property
-    def peak_phase(self) -> str:
-        return max(self.phases, key=lambda phase: self.phases[phase])
-
-    @property
-    def peak(self) -> int:
-        return self.phases[self.peak_phase]
-
-    def to_dict(self) -> dict[str, Any]:
-        devices = {"cpu": {"total": self.total, "peak": self.peak, "peak_phase": self.peak_phase}}
-        return (
-            asdict(self)
-            | {"total": self.total, "peak": self.peak, "peak_phase": self.peak_phase}
-            | {"devices": devices}
-        )
 
 
 class PretendedLoop(TrainLoop):

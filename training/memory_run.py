@@ -23,9 +23,10 @@ from training.config import TrainConfig
 from training.data import RunData
 from training.held_memory import hold_memory
 from training.inference import BATCH_SIZE
+from training.memory_kinds import KINDS, MemoryPlan
 from training.memory_least import refuse_what_never_fits
 from training.memory_limits import Limit, limit_of_run, most_resident
-from training.memory_plan import KINDS, MemoryPlan, heaviest_groups, plan_memory
+from training.memory_plan import heaviest_groups, plan_memory
 from training.memory_search import search, suggestions
 from training.native import has_compiler
 from training.report import write_json

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from training.config import TrainConfig
-from training.memory_plan import KERNELS, MemoryPlan
+from training.memory_kinds import KERNELS, MemoryPlan
 
 AGAIN, TWICE, HALVING, EMULATED, SHORTER = 4 / 3, 2.0, 1.05, 3.0, 100.0
 SHORTEST = 16
