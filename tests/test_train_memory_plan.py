@@ -77,6 +77,21 @@ def test_a_run_that_would_not_fit_does_not_begin(tokenizer_folder, tmp_path):
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
+@NEEDS_COMPILER
+def test_a_refused_run_names_settings_with_which_it_is_done(tokenizer_folder, tmp_path):
+    """The first of them, tried."""
+    asked = ("--batch_size", 32, "--model.intermediate_size", 12288, "--ram_gib", 1.0)
+    refused = train(tmp_path / "refused", tokenizer_folder, *asked)
+    assert refused.returncode == 3
+    assert "These settings fit, the least costly first:" in refused.stderr
+    advised = refused.stderr.splitlines()[-2].split("(")[0].split()
+    assert advised[0].startswith("--")
+    done = train(tmp_path / "done", tokenizer_folder, *asked, *advised)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "done" / "memory_report.json").read_text())
+    assert report["measured"]["peak"] < 2**30
+
+
 def test_kinds_are_what_arithmetic_makes_them():
     plan = planned("--batch-size", 4, "--max-length", 32)
     weights = 4 * sum(parameters_by_module(preset_config("redheart-tiny")).values())

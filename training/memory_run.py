@@ -39,12 +39,13 @@ JUDGED = ("acceptability", "preference")  # terms whose labels the SURD head's t
 def hold(config: TrainConfig, accelerator: Accelerator) -> None:
     """Holds tensors on the CPU to what they need, or says that they are not.
 
-    And oneDNN, which multiplies in bfloat16, to the last kernels it compiled: it would keep 1,024, one for each
-    shape, so that texts of many lengths cost half a GiB.
+    And oneDNN, which multiplies in bfloat16, to the last kernels it compiled, and torch to its last ways of calling
+    them: each would keep 1,024, one for each shape, so that texts of many lengths cost half a GiB and more.
     """
     if config.hold_memory == "off" or accelerator.device.type != "cpu":
         return
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")  # read when the first is compiled
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # read when the first is compiled
+        os.environ.setdefault(cache, "16")
     if config.hold_memory == "on" or has_compiler():
         hold_memory()
     else:
