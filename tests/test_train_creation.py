@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask
 from redheart_hf.labels import MODULES
-from training.creation import create_model, fill_model
+from training.creation import create_model, fill_model, save_model
 from training.run_state import load_run
 
 WHOLE = SMALL_MODULES | {"modules": list(MODULES), "hidden_size": 128, "vocab_size": 512}
@@ -98,6 +98,36 @@ def test_a_folder_is_read_file_by_file(tmp_path):
             assert torch.equal(value, saved.state_dict()[name].to(value.dtype)), name
 
 
+@pytest.mark.parametrize("kind", ["bert", "nomic_bert"])
+def test_a_text_encoder_is_read_back_under_whatever_names_it_was_saved(kind, tmp_path):
+    """Transformers saves nomic_bert's weights under the names of its first code, not under those of its modules."""
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = config_of(text_encoder_config=AutoConfig.for_model(kind, vocab_size=512, **sizes))
+    torch.manual_seed(0)
+    saved = RedHeartForMultiTask(config)
+    save_model(saved, tmp_path)
+    torch.manual_seed(1)
+    model = create_model(config, "fp32")
+    fill_model(model, tmp_path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, saved.state_dict()[name]), name
+
+
+def test_adapters_start_without_effect(tiny_encoder_config):
+    """As peft has them: the second matrix of each is zero."""
+    model = create_model(config_of(text_encoder_config=tiny_encoder_config, text_encoder_mode="lora"), "bf16")
+    seconds = [value for name, value in model.named_parameters() if "lora_B" in name]
+    assert seconds
+    assert not any(value.any() for value in seconds)
+    assert all(value.any() for name, value in model.named_parameters() if "lora_A" in name)
+
+
+def test_who_loads_a_folder_gets_float32(tmp_path):
+    save_model(create_model(config_of(), "bf16"), tmp_path)
+    loaded = RedHeartForMultiTask.from_pretrained(tmp_path)
+    assert {value.dtype for value in loaded.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("harm", ["left out", "too large", "surplus", "outside"])
 def test_a_folder_of_another_model_is_refused(harm, tmp_path):
     RedHeartForMultiTask(config_of()).save_pretrained(tmp_path)
@@ -147,6 +177,6 @@ def test_a_run_with_weights_of_two_bytes_goes_on_bit_for_bit_and_can_be_loaded(
         assert torch.equal(value, second.bare_model.state_dict()[name]), name
     halved = [name for name, value in whole.bare_model.state_dict().items() if value.dtype == torch.bfloat16]
     assert halved
-    loaded = RedHeartForMultiTask.from_pretrained(tmp_path / "whole" / "checkpoint-4", dtype=torch.float32)
+    loaded = RedHeartForMultiTask.from_pretrained(tmp_path / "whole" / "checkpoint-4")
     for name in halved:
         assert torch.equal(loaded.state_dict()[name], whole.bare_model.state_dict()[name].float()), name

@@ -13,6 +13,7 @@ from commands import NEEDS_COMPILER
 from tiny_run import build_loop, tiny_config
 from torch import nn
 
+import training.build
 from preprocessing.errors import UserError
 from training.adamw_8bit import AdamW8bit
 from training.in_backward import InBackward
@@ -197,6 +198,13 @@ def test_a_killed_run_goes_on_with_the_norm_of_the_step_before(tokenizer, scenar
     assert math.isfinite(norms[-1])
 
 
+def test_several_processes_are_refused(tokenizer, scenarios, tmp_path, monkeypatch):
+    """Their gradients would be added up after the weights had moved."""
+    monkeypatch.setattr(training.build.Accelerator, "num_processes", property(lambda accelerator: 2))
+    with pytest.raises(UserError, match="moves weights before 2 processes could add their gradients up"):
+        training.build.build_accelerator(tiny_config(tmp_path, **IN_BACKWARD))
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -204,6 +212,10 @@ def test_a_killed_run_goes_on_with_the_norm_of_the_step_before(tokenizer, scenar
         ({"clipping": "per_parameter"}, "clipping per_parameter is an approximation for update_in_backward"),
         ({"weight_precision": "bf16"}, "weight_precision bf16 needs an optimizer that rounds by chance"),
         ({"weight_precision": "bf16", "optimizer": "adamw_8bit"}, "needs mixed_precision bf16, got no"),
+        (
+            {"weight_precision": "bf16", "optimizer": "adamw_8bit", "mixed_precision": "bf16", "start_from": "m"},
+            "is for a model that starts fresh; start_from 'm' brings weights of float32",
+        ),
     ],
 )
 def test_what_does_not_hold_together_is_refused(fields, said, tmp_path):

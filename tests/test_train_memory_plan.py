@@ -11,15 +11,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import NEEDS_COMPILER, run_command
 
+from preprocessing.encode import encode
 from redheart_hf import preset_config
 from redheart_hf.losses import terms_of
 from redheart_hf.presets import parameters_by_module
 from training import memory
+from training.batch_plan import BatchPlan
+from training.collator import Collator
 from training.config import TrainConfig
-from training.memory_plan import plan_memory
+from training.memory_plan import heaviest_groups, plan_memory, sequences_of
 
 ROOT = Path(__file__).resolve().parents[1]
 BYTES = ("--optimizer", "adamw_8bit", "--gradient_accumulation_steps", 2)
@@ -75,6 +79,23 @@ def test_a_run_that_would_not_fit_does_not_begin(tokenizer_folder, tmp_path):
     assert "this run would take" in done.stderr
     assert "may take 2.50 (--ram_gib 2.5)" in done.stderr
     assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_where_micro_batches_wait_for_each_other_the_heaviest_step_is_that_of_all_of_them(tokenizer, scenarios):
+    """Against every step counted out."""
+    dataset = encode(scenarios, tokenizer, 96)
+    collator, plan = Collator(tokenizer), BatchPlan(dataset["length"], dataset["reader"], 2, 0, {}, 4, 5)
+    steps, sequences = 40, sequences_of(dataset)
+    lengths = np.asarray(dataset["length"])
+
+    def tokens(group) -> list[int]:
+        return [int(sequences[rows].sum() * lengths[rows].max()) for rows in group]
+
+    every = [tokens(plan.step(step)) for step in range(steps)]
+    for together, most in ((False, max), (True, sum)):
+        group = heaviest_groups(plan, steps, dataset, collator, together)[0]
+        assert most(batch["input_ids"].numel() for batch in group) == max(map(most, every))
+    assert max(every, key=sum) != max(every, key=max)  # else this would show nothing
 
 
 @NEEDS_COMPILER

@@ -77,6 +77,8 @@ def test_texts_are_cut_only_when_nothing_else_fits(tmp_path):
     needed = NUMBERS * 4 + GIB // 2 + KERNELS["bf16"]
     found = search(config, by_formula(config), needed + 600_000, by_formula, 128)
     assert found[0].changes["model"] == {"max_length": 64}
+    assert found[0].cost < 2
+    assert "cuts longer texts" in found[0].remarks
     assert not search(config, by_formula(config), needed + 600_000, by_formula, 128, shortest=128)
 
 

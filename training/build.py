@@ -45,6 +45,11 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         if accelerator.device.type != "cpu":
             raise UserError(f"optimizer adamw_8bit runs on the CPU, the model on {accelerator.device}; use adamw")
         load_kernel("adamw_8bit")
+    if config.update_in_backward and accelerator.num_processes > 1:
+        raise UserError(
+            f"update_in_backward moves weights before {accelerator.num_processes} processes could add their gradients "
+            "up; use one process, or leave it out"
+        )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or matrix products on a GPU differ from run to run
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -224,8 +224,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
     with safe_open(path, "pt", backend="pread") as saved:
         for key in saved.offset_keys():
             index, name = key.split(".", 1)
-            state, value = optimizer.state[parameters[int(index)]], saved.get_tensor(key)
+            parameter, value = parameters[int(index)], saved.get_tensor(key)
+            state = optimizer.state[parameter]
             if name in state:
                 state[name].copy_(value)
             else:
-                state[name] = value.clone()
+                state[name] = value.to(parameter.device, copy=True)

@@ -63,7 +63,7 @@ class TrainConfig:
     bucket_batches: int = 50
     """Batches are cut from pools of so many batches, sorted by length, to spare padding; 1 leaves pure chance."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "no"
-    """Arithmetic of the forward pass; weights stay in float32. auto: bf16 where the processor multiplies
+    """Arithmetic of the forward pass; of weights see weight_precision. auto: bf16 where the processor multiplies
     in it (elsewhere it is emulated, at a third of float32's speed), else no; the run keeps what was found."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""

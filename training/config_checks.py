@@ -61,6 +61,11 @@ def check_low_memory(config: "TrainConfig") -> None:
                 f"weight_precision bf16 needs mixed_precision bf16, got {config.mixed_precision}: weights of two "
                 "bytes are multiplied as they are"
             )
+        if config.start_from is not None:
+            raise UserError(
+                f"weight_precision bf16 is for a model that starts fresh; start_from {config.start_from!r} brings "
+                "weights of float32: leave weight_precision out"
+            )
     if config.update_in_backward and config.optimizer != "adamw_8bit":
         raise UserError(
             f"update_in_backward moves one parameter at a time, which {config.optimizer} cannot; use optimizer "

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask
@@ -52,6 +53,8 @@ def create_model(config: RedHeartConfig, weight_precision: str) -> RedHeartForMu
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.zeros(buffer.shape, dtype=buffer.dtype))
     model.init_weights()
+    if isinstance(model.model.embeddings, TextEncoder):
+        model.model.embeddings.start_adapters()
     return model
 
 
@@ -66,12 +69,30 @@ def halved_weights(model: nn.Module) -> Iterator[str]:
         yield from (f"{prefix}.{name}" for name in names if getattr(module, name).numel() >= LEAST_NUMBERS)
 
 
+def save_model(model: RedHeartForMultiTask, folder: Path) -> None:
+    """As `save_pretrained`, in shards. Who loads the folder gets float32, where the first matrix's two bytes would be
+    taken for the precision of all."""
+    model.save_pretrained(folder, max_shard_size=SHARD)
+    path = folder / CONFIG_NAME
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("dtype") != "float32":
+        path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 @torch.no_grad()
-def fill_model(model: nn.Module, folder: Path) -> None:
+def fill_model(model: RedHeartForMultiTask, folder: Path) -> None:
     """Weights and buffers of `folder`, one at a time, in the precision that the model has. Raises UserError when they
-    are not the model's."""
-    places = dict(model.named_parameters()) | dict(model.named_buffers())
-    persistent = set(model.state_dict())
+    are not the model's.
+
+    Transformers saves a few text encoders as their first code had them: under other names, and some with matrices laid
+    together that its own modules have apart. These are read at once, with a second copy of the weights.
+    """
+    own = model.state_dict()
+    places = revert_weight_conversion(model, own)
+    if {place.data_ptr() for place in places.values()} - {place.data_ptr() for place in own.values()}:
+        model.load_state_dict(RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32).state_dict())
+        return
+    missing = {name: place.data_ptr() for name, place in places.items()}
     for file in weight_files(folder):
         with safe_open(file, "pt", backend="pread") as weights:
             for name in weights.offset_keys():
@@ -80,9 +101,9 @@ def fill_model(model: nn.Module, folder: Path) -> None:
                     there = "no place" if place is None else f"a place of shape {list(place.shape)}"
                     raise UserError(f"{file} has {name} of shape {shape}, for which this model has {there}")
                 place.copy_(weights.get_tensor(name))
-                persistent.discard(name)
-    if persistent:
-        raise UserError(f"{folder} lacks {len(persistent)} tensors of this model, the first is {min(persistent)}")
+                missing = {other: at for other, at in missing.items() if at != place.data_ptr()}  # tied ones too
+    if missing:
+        raise UserError(f"{folder} lacks {len(missing)} tensors of this model, the first is {min(missing)}")
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -44,8 +44,8 @@ GIB = 2**30
 SHORT = {"--max-length": "--model.max_length", "--precision": "--mixed_precision"}
 PRECISIONS = {"fp32": "no"}
 EXPLAINED = {
-    "weights": "parameters and buffers of the model, in float32",
-    "gradients": "one for each parameter that is taught, until the update",
+    "weights": "parameters and buffers of the model; matrices of two bytes a number with weight_precision bf16",
+    "gradients": "one for each parameter that is taught, until the update; the largest with update_in_backward",
     "optimizer": "AdamW's two moments of what is taught; a byte each in matrices with adamw_8bit",
     "activations": "what the forward pass keeps for the backward pass",
     "buffers": "what comes and goes within a phase, and what kernels take for themselves",
@@ -78,16 +78,18 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, TrainConf
     asked, rest = parser.parse_known_args(arguments)
     if not 0 <= asked.alternatives <= 100:
         raise UserError(f"--alternatives must lie in 0..100, got {asked.alternatives}")
-    given = ["--output_dir", "outputs/planned", "--train", '["planned"]', *map(as_field, rest)]
+    before = ["", *rest]
+    given = ["--output_dir", "outputs/planned", "--train", '["planned"]', *map(as_field, rest, before)]
     recipe = [rest[0]] if rest and not rest[0].startswith("-") else []
     return asked, parse_config(recipe + given[:4] + given[4 + len(recipe) :])
 
 
-def as_field(argument: str) -> str:
-    """--batch-size as --batch_size, values as they are."""
+def as_field(argument: str, before: str) -> str:
+    """--batch-size as --batch_size; values as they are, but that --precision takes fp32 for no."""
     if not argument.startswith("--"):
-        return PRECISIONS.get(argument, argument)
+        return PRECISIONS.get(argument, argument) if before == "--precision" else argument
     name, equals, value = argument.partition("=")
+    value = PRECISIONS.get(value, value) if name == "--precision" else value
     return SHORT.get(name, name.replace("-", "_").replace("__", "--", 1)) + equals + value
 
 

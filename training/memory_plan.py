@@ -165,17 +165,21 @@ def one_step(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, max_steps=1, passes={}, text_encoder_start=0, resume="never")
 
 
-def heaviest_groups(loop_plan: BatchPlan, total_steps: int, data: Dataset, collator: Collator) -> list[list[Batch]]:
-    """The steps with the most tokens in one micro-batch, and with the most once every action's rivals are read too."""
+def heaviest_groups(
+    loop_plan: BatchPlan, total_steps: int, data: Dataset, collator: Collator, together: bool = False
+) -> list[list[Batch]]:
+    """The steps with the most tokens, in one micro-batch where they come one after another, in all where they wait for
+    each other (`together`); and with the most once every action's rivals are read too."""
     sequences, lengths = sequences_of(data), np.asarray(data["length"])
     heaviest: list[tuple[int, list[list[int]]]] = [(-1, []), (-1, [])]
+    most = sum if together else max
     for step in range(total_steps):
         group = loop_plan.step(step)
-        for rows in group:
-            tokens = int(sequences[rows].sum() * lengths[rows].max())
-            for index, weight in enumerate((tokens, tokens * int(sequences[rows].max()))):
-                if weight > heaviest[index][0]:
-                    heaviest[index] = (weight, group)
+        tokens = [int(sequences[rows].sum() * lengths[rows].max()) for rows in group]
+        rivals = [count * int(sequences[rows].max()) for count, rows in zip(tokens, group, strict=True)]
+        for index, weight in enumerate((most(tokens), most(rivals))):
+            if weight > heaviest[index][0]:
+                heaviest[index] = (weight, group)
     chosen = [heaviest[0][1]] + ([heaviest[1][1]] if heaviest[1][1] != heaviest[0][1] else [])
     return [[collator([data[row] for row in rows]) for rows in group] for group in chosen]
 

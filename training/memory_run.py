@@ -93,7 +93,7 @@ def plan_with(data: RunData, collator: Collator, model_config: RedHeartConfig, c
         config.bucket_batches,
     )
     steps = config.max_steps or plan.first_step(config.epochs)
-    groups = heaviest_groups(plan, steps, data.train, collator)
+    groups = heaviest_groups(plan, steps, data.train, collator, config.update_in_backward)
     longest = np.argsort(data.train["length"])[-BATCH_SIZE:]
     judged = collator([data.train[int(row)] for row in longest]) if data.dev else None
     found = plan_memory(config, model_config, groups, taught_terms(plan, data, collator, model_config), judged)

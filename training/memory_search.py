@@ -5,9 +5,9 @@ Out   Suggestions, the least costly first: the fields to change, the plan with t
 Run   python -m training.memory --preset redheart-1.3b --ram-gib 8 --fit
 
 What a change costs in time is predicted, not measured: blocks computed twice add a third of the arithmetic, a step
-gone through twice doubles it, each halving of a micro-batch costs a twentieth. What a run learns from stays as it was
-asked: the records of a step (fewer at a time are accumulated), its text, its learning rate. What changes its numbers a
-little is said with it. A shorter max_length cuts texts, and is tried only when nothing else fits.
+gone through twice doubles it, each halving of a micro-batch costs a twentieth. A step has as many records as were
+asked for (fewer at a time, accumulated), and the same learning rate. What changes what a run computes is said with it.
+A shorter max_length cuts texts, and is tried only when nothing else fits.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ import torch
 from training.config import TrainConfig
 from training.memory_kinds import KERNELS, MemoryPlan
 
-AGAIN, TWICE, HALVING, EMULATED, SHORTER = 4 / 3, 2.0, 1.05, 3.0, 100.0
+AGAIN, TWICE, HALVING, EMULATED = 4 / 3, 2.0, 1.05, 3.0
 SHORTEST = 16
 DOUBT = 1.1
 """What is expected to take so many times the limit is not planned."""
@@ -34,6 +34,7 @@ REMARKS = {
     "weight_precision": "weights are rounded to two bytes",
     "mixed_precision": "multiplies in bfloat16",
     "max_length": "cuts longer texts",
+    "batch_size": "other records meet in a step",
 }
 
 
@@ -144,9 +145,9 @@ def candidates(config: TrainConfig, max_length: int, shortest: int) -> Iterator[
     while lengths[-1] // 2 >= shortest:
         lengths.append(lengths[-1] // 2)
     ordered = choices(config)
-    for power, length in enumerate(lengths):
-        shorter = {"model": {"max_length": length}} if power else {}
-        yield from ((cost * SHORTER**power, changes | shorter) for cost, changes in ordered if changes | shorter)
+    for length in lengths:
+        shorter = {"model": {"max_length": length}} if length != max_length else {}
+        yield from ((cost, changes | shorter) for cost, changes in ordered if changes | shorter)
 
 
 def is_new(found: list[Suggestion], changes: dict[str, Any]) -> bool:

@@ -212,9 +212,19 @@ def set_up(train_config: TrainConfig, duration_seconds: float, model: RedHeartFo
         "length": f"{length}, {duration_seconds / 60:.1f} minutes",
         "batch": f"{config['batch_size']} records x {config['gradient_accumulation_steps']} per process",
         "learning rate": f"{config['learning_rate']:g}, cosine to {config['min_learning_rate']:g} after "
-        f"{config['warmup_steps']} steps of warm-up; AdamW",
-        "precision": f"{config['mixed_precision']} autocast" if config["mixed_precision"] != "no" else "float32",
+        f"{config['warmup_steps']} steps of warm-up; {optimizer_of(train_config)}",
+        "precision": precision_of(train_config),
         "seed": config["seed"],
     }
     lines = ["## Training set-up", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
     return "\n".join([*lines, "Every setting is in train_config.json beside this file.", ""])
+
+
+def precision_of(config: TrainConfig) -> str:
+    arithmetic = f"{config.mixed_precision} autocast" if config.mixed_precision != "no" else "float32"
+    return arithmetic + ("; matrices kept in bfloat16, rounded by chance" if config.weight_precision == "bf16" else "")
+
+
+def optimizer_of(config: TrainConfig) -> str:
+    name = "AdamW with moments of a byte" if config.optimizer == "adamw_8bit" else "AdamW"
+    return name + (f", clipped by {config.clipping}" if config.update_in_backward else "")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from preprocessing.errors import UserError
 from training.checkpoint import PREFIX, load_optimizer, remove_oldest, save_optimizer, verify, write_folder
 from training.config import TrainConfig
-from training.creation import SHARD, fill_model
+from training.creation import fill_model, save_model
 from training.run_facts import numerics, warn_when_bits_may_differ
 from training.run_log import RunLog
 
@@ -41,7 +41,7 @@ def save_run(loop: "TrainLoop", log: RunLog) -> None:
         }
 
         def write(folder: Path) -> None:
-            loop.bare_model.save_pretrained(folder, max_shard_size=SHARD)
+            save_model(loop.bare_model, folder)
             loop.collator.tokenizer.save_pretrained(folder)
             save_optimizer(loop.optimizer, folder / "optimizer.safetensors")
             if loop.surd_targets.active:

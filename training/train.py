@@ -26,7 +26,7 @@ from training.checkpoint import MANIFEST, find_checkpoint, verify, write_folder 
 from training.collator import Collator  # noqa: E402
 from training.command_line import parse_config  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
-from training.creation import SHARD  # noqa: E402
+from training.creation import save_model  # noqa: E402
 from training.data import RunData, label_weights, prepare_data  # noqa: E402
 from training.evaluate import Evaluation, evaluate_dev  # noqa: E402
 from training.loop import TrainLoop  # noqa: E402
@@ -125,7 +125,7 @@ def finish(
     model.config.surd_found = loop.surd_targets.taught or model.config.surd_found
 
     def write(folder: Path) -> None:
-        model.save_pretrained(folder, max_shard_size=SHARD)
+        save_model(model, folder)
         tokenizer.save_pretrained(folder)
         (folder / "train_config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
