@@ -98,6 +98,8 @@ def test_where_micro_batches_wait_for_each_other_the_heaviest_step_is_that_of_al
     assert max(every, key=sum) != max(every, key=max)  # else this would show nothing
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @NEEDS_COMPILER
 def test_a_refused_run_names_settings_with_which_it_is_done(tokenizer_folder, tmp_path):
     """The first of them, tried."""
