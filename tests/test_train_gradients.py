@@ -78,11 +78,11 @@ class GradientLoop(TrainLoop):
 
     gradients: dict[str, torch.Tensor]
 
-    def update(self, totals, counts, load, group):
+    def update(self, step_sums, counts, group):
         parameters = self.bare_model.named_parameters()
         self.gradients = {name: parameter.grad.clone() for name, parameter in parameters if parameter.grad is not None}
         self.counts = counts
-        return super().update(totals, counts, load, group)
+        return super().update(step_sums, counts, group)
 
 
 def gradient_of_step(tokenizer, output_dir: Path, micro_batches: list[list[int]], processes: int = 1) -> GradientLoop:

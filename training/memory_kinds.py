@@ -8,7 +8,7 @@ Run   through training/memory_plan.py
 from dataclasses import asdict, dataclass
 from typing import Any
 
-KERNELS = {"no": 72 << 20, "bf16": 96 << 20, "fp16": 96 << 20}
+KERNELS = {"no": 72 << 20, "bf16": 80 << 20, "fp16": 80 << 20}
 """Bytes that torch's kernels, the pages of their libraries and the autograd engine take beside all tensors: measured,
 docs/memory.md says how."""
 KINDS = ("weights", "gradients", "optimizer", "activations", "buffers", "process")
