@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-import torch
-
 from training.config import TrainConfig
 from training.memory_kinds import KERNELS, MemoryPlan
+from training.run_facts import native_precision
 
 AGAIN, TWICE, HALVING, EMULATED = 4 / 3, 2.0, 1.05, 3.0
 SHORTEST = 16
@@ -54,7 +53,7 @@ class Suggestion:
 
 def choices(config: TrainConfig) -> list[tuple[float, dict[str, Any]]]:
     """Changes to a run on the CPU, with what they cost, the least costly first; nothing is ever made larger."""
-    emulated = EMULATED if not torch.cpu.get_capabilities().get("avx512_bf16") else 1.0
+    emulated = 1.0 if native_precision() == "bf16" else EMULATED
     again = [(1.0, {})] if config.gradient_checkpointing else [(1.0, {}), (AGAIN, {"gradient_checkpointing": True})]
     in_bytes = {"optimizer": "adamw_8bit"} if config.optimizer != "adamw_8bit" else {}
     moving: dict[str, Any] = in_bytes | {"update_in_backward": True}
