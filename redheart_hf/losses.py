@@ -126,7 +126,7 @@ def label_counts(labels: Mapping[str, torch.Tensor], num_sequences: int) -> dict
 def emotions_loss(field: str, logits: torch.Tensor, targets: torch.Tensor, config: RedHeartConfig) -> torch.Tensor:
     """Focal loss of each label, weighed as the config says."""
     weights = (config.label_weights or {}).get(field, 1.0)
-    return targets.new_tensor(weights) * focal(logits, targets, config.focal_gamma)
+    return torch.tensor(weights).to(targets) * focal(logits, targets, config.focal_gamma)
 
 
 def circumstances_loss(ethics: EthicsOutput, targets: torch.Tensor, config: RedHeartConfig) -> torch.Tensor:
@@ -135,7 +135,7 @@ def circumstances_loss(ethics: EthicsOutput, targets: torch.Tensor, config: RedH
 
 
 def views_loss(views: torch.Tensor, targets: torch.Tensor, config: RedHeartConfig) -> torch.Tensor:
-    return quantile_huber(views, targets, views.new_tensor(QUANTILES), config.quantile_huber_delta)
+    return quantile_huber(views, targets, torch.tensor(QUANTILES).to(views), config.quantile_huber_delta)
 
 
 def huber_loss(predicted: torch.Tensor, targets: torch.Tensor, config: RedHeartConfig) -> torch.Tensor:

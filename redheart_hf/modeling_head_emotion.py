@@ -28,9 +28,9 @@ from .labels import (
 from .modeling_projections import AnswerLinear, FeedForward, OutputLinear
 from .outputs import EmotionOutput
 
-PARENT_OF_BASIC = [POLARITIES.index(BASIC_TO_POLARITY[name]) for name in BASIC_EMOTIONS]
-PARENT_OF_FINE = [BASIC_EMOTIONS.index(FINE_TO_BASIC[name]) for name in FINE_EMOTIONS]
-PARENT_OF_KOREAN = [BASIC_EMOTIONS.index(KOREAN_TO_BASIC[name]) for name in KOREAN_EMOTIONS]
+PARENT_OF_BASIC = torch.tensor([POLARITIES.index(BASIC_TO_POLARITY[name]) for name in BASIC_EMOTIONS])
+PARENT_OF_FINE = torch.tensor([BASIC_EMOTIONS.index(FINE_TO_BASIC[name]) for name in FINE_EMOTIONS])
+PARENT_OF_KOREAN = torch.tensor([BASIC_EMOTIONS.index(KOREAN_TO_BASIC[name]) for name in KOREAN_EMOTIONS])
 
 # Variances below e^-6 (a standard deviation of .05 on [-1, 1]) are finer than any rater; above e^1 is past the scale.
 LOG_VARIANCE_RANGE = (-6.0, 1.0)

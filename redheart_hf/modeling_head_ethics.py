@@ -51,7 +51,7 @@ class RedHeartEthicsHead(nn.Module):
             raw_B7 = raw_B7 + correction[0]
         intensity, others = torch.tanh(raw_B7[:, :1]), torch.sigmoid(raw_B7[:, 1:])
         signed_B7 = torch.cat((intensity, intensity * others), dim=-1)
-        contributions_B7 = signed_B7 * signed_B7.new_tensor(self.config.circumstance_weights)
+        contributions_B7 = signed_B7 * torch.tensor(self.config.circumstance_weights).to(signed_B7)
         utility_B = contributions_B7.sum(dim=-1)
         steepness, offset = F.softplus(self.acceptance[0]), self.acceptance[1]
         answers["utilitarian"] = (steepness * utility_B + offset)[:, None]

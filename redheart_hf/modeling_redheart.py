@@ -207,7 +207,8 @@ class RedHeartForMultiTask(RedHeartPreTrainedModel):
 
     def update_router_bias(self, router_load: torch.Tensor) -> None:
         """Balance the experts after an optimizer step; `router_load` (E,) is that step's, over all processes."""
-        self.emotion_head.mixture.update_router_bias(router_load, self.config.router_bias_rate)
+        mixture = self.emotion_head.mixture
+        mixture.update_router_bias(router_load.to(mixture.router_bias.device), self.config.router_bias_rate)
 
 
 RedHeartConfig.register_for_auto_class()

@@ -16,10 +16,11 @@ from commands import run_command
 from tiny_run import tiny_config
 
 from training import memory, memory_search
-from training.memory_kinds import KERNELS, MemoryPlan
+from training.memory_choices import bytes_a_number, choices, with_changes
+from training.memory_kinds import KERNELS, DevicePlan, MemoryPlan
 from training.memory_least import least_of
 from training.memory_limits import resident
-from training.memory_search import bytes_a_number, choices, search, with_changes
+from training.memory_search import search
 
 GIB = 2**30
 NUMBERS = 100_000_000
@@ -35,7 +36,7 @@ def by_formula(config) -> MemoryPlan:
     activations = activations * config.model.get("max_length", 128) // 128
     gradients = 0 if config.update_in_backward else NUMBERS * weight
     kinds = [NUMBERS * weight, gradients, NUMBERS * optimizer, activations, KERNELS[config.mixed_precision], GIB // 2]
-    return MemoryPlan(*kinds, phases={"backward": sum(kinds)})
+    return MemoryPlan({"cpu": DevicePlan(*kinds, phases={"backward": sum(kinds)})})
 
 
 def everything(config, limit: int) -> list[tuple[float, dict]]:
@@ -51,7 +52,7 @@ def test_the_least_costly_of_all_choices_is_found(limit, tmp_path):
     config = tiny_config(tmp_path, batch_size=64)
     asked = by_formula(config)
     assert asked.peak > 2.5 * GIB
-    found = search(config, asked, int(limit * GIB), by_formula, max_length=128, shortest=128)
+    found = search(config, asked, {"cpu": int(limit * GIB)}, by_formula, max_length=128, shortest=128)
     best = everything(config, int(limit * GIB))
     assert found[0].cost == pytest.approx(best[0][0])
     assert all(suggestion.plan.peak <= limit * GIB for suggestion in found)
@@ -60,7 +61,7 @@ def test_the_least_costly_of_all_choices_is_found(limit, tmp_path):
 
 def test_no_suggestion_does_all_that_another_does_and_more(tmp_path):
     config = tiny_config(tmp_path, batch_size=64)
-    found = search(config, by_formula(config), int(1.7 * GIB), by_formula, 128)
+    found = search(config, by_formula(config), {"cpu": int(1.7 * GIB)}, by_formula, 128)
     for later, suggestion in enumerate(found):
         for earlier in found[:later]:
             assert not earlier.changes.items() <= suggestion.changes.items()
@@ -76,12 +77,12 @@ def test_the_records_of_a_step_and_its_numbers_stay_what_they_were(tmp_path):
 
 def test_texts_are_cut_only_when_nothing_else_fits(tmp_path):
     config = tiny_config(tmp_path, batch_size=1, gradient_checkpointing=True, model={"max_length": 128})
-    needed = NUMBERS * 4 + GIB // 2 + KERNELS["bf16"]
-    found = search(config, by_formula(config), needed + 600_000, by_formula, 128)
+    limits = {"cpu": NUMBERS * 4 + GIB // 2 + KERNELS["bf16"] + 600_000}
+    found = search(config, by_formula(config), limits, by_formula, 128)
     assert found[0].changes["model"] == {"max_length": 64}
     assert found[0].cost < 2
     assert "cuts longer texts" in found[0].remarks
-    assert not search(config, by_formula(config), needed + 600_000, by_formula, 128, shortest=128)
+    assert not search(config, by_formula(config), limits, by_formula, 128, shortest=128)
 
 
 def test_a_search_that_finds_nothing_makes_few_plans(tmp_path):
@@ -89,10 +90,10 @@ def test_a_search_that_finds_nothing_makes_few_plans(tmp_path):
 
     def never(changed) -> MemoryPlan:
         calls.append(changed)
-        plan = by_formula(changed)
-        return dataclasses.replace(plan, phases={"backward": 100 * GIB})
+        plan = by_formula(changed).devices["cpu"]
+        return MemoryPlan({"cpu": dataclasses.replace(plan, phases={"backward": 100 * GIB})})
 
-    assert search(config, by_formula(config), 3 * GIB, never, 128) == []
+    assert search(config, by_formula(config), {"cpu": 3 * GIB}, never, 128) == []
     assert len(calls) == memory_search.PLANS + 1  # one tells how much computing blocks twice saves
 
 
@@ -156,5 +157,5 @@ def test_the_least_is_no_more_than_the_plan(tmp_path):
         config = tiny_config(tmp_path, model={"max_length": 8}, **(fields | {"batch_size": 1}))
         least, plan = least_of(config, memory.model_config_of(config)), memory.plan_of(config, 0)
         for kind, size in least.items():
-            assert size <= getattr(plan, kind), kind
-            assert size == 0 or size > 0.15 * getattr(plan, kind), kind
+            assert size <= plan.of_kind(kind), kind
+            assert size == 0 or size > 0.15 * plan.of_kind(kind), kind

@@ -42,8 +42,11 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     if accelerator.device.type == "cpu" and config.mixed_precision == "fp16":
         raise UserError("mixed_precision fp16 needs a GPU, and none is found here; use bf16 or no")
     if config.optimizer == "adamw_8bit":
-        if accelerator.device.type != "cpu":
-            raise UserError(f"optimizer adamw_8bit runs on the CPU, the model on {accelerator.device}; use adamw")
+        if accelerator.device.type != "cpu" and config.swap != "on":
+            raise UserError(
+                f"optimizer adamw_8bit runs on the CPU, and the weights live on {accelerator.device}; use adamw, or "
+                "swap on, with which they live in main memory"
+            )
         load_kernel("adamw_8bit")
     if config.update_in_backward and accelerator.num_processes > 1:
         raise UserError(

@@ -20,7 +20,7 @@ from training.run_facts import native_precision
 
 # Fields that may differ when a run goes on: they change what is written and when, never the weights.
 FREE_ON_RESUME = {"output_dir", "log_steps", "save_steps", "save_total_limit", "resume", "num_workers", "num_proc"}
-FREE_ON_RESUME |= {"ram_gib", "memory_fraction", "plan_memory", "hold_memory"}
+FREE_ON_RESUME |= {"ram_gib", "vram_gib", "memory_fraction", "plan_memory", "hold_memory", "swap", "swap_room_gib"}
 
 
 @dataclass(kw_only=True)
@@ -130,12 +130,26 @@ class TrainConfig:
     num_proc: int = 1
     """Processes that tokenize."""
 
+    gpu_layers_ratio: float | None = None
+    """The share of the blocks, 0.0 to 1.0, that is on the GPU: the last ones, and what follows them. What reads the
+    text and the first blocks are on the CPU (training/placement.py)."""
+    heads_device: Literal["gpu", "cpu"] = "gpu"
+    """With gpu_layers_ratio: where what follows the blocks is. cpu: three stages, CPU, GPU, CPU."""
+    swap: Literal["off", "on", "auto"] = "off"
+    """on: weights, gradients and moments live in main memory, and weights visit the GPU while they are in use
+    (training/swap.py). auto: where the plan does not fit the GPU without; the run says so before it begins."""
+    swap_room_gib: float = 0.0
+    """With swap: weights that may stay on the GPU after use, in GiB."""
+
     ram_gib: float | None = None
     """Memory that this run may take, in GiB, to be used whole. A run whose plan is larger does not start."""
+    vram_gib: float | None = None
+    """The same of the GPU's memory."""
     memory_fraction: float = 0.8
-    """Without ram_gib: what part of the memory that is free (other processes and limits counted) it may take."""
+    """Without ram_gib (vram_gib): what part of the memory that is free (other processes and limits counted) it may
+    take."""
     plan_memory: bool = True
-    """Whether the run's memory is planned before its model is made (one process, on the CPU); see training.memory."""
+    """Whether the run's memory is planned before its model is made (one process); see training.memory."""
     hold_memory: Literal["auto", "on", "off"] = "auto"
     """Whether tensors are held to what they need (training/held_memory.py). auto: where there is a C++ compiler."""
 

@@ -34,15 +34,24 @@ LEAST = {
     "num_proc": 1,
     "num_workers": 0,
     "seed": 0,
+    "swap_room_gib": 0,
 }
 WRITTEN_BY_TRAINING = ("trained_on", "trained_labels", "surd_found", "thresholds", "calibration", "auto_map")
-POSITIVE = ("learning_rate", "text_encoder_learning_rate", "answer_learning_rate", "max_grad_norm", "ram_gib")
+POSITIVE = (
+    "learning_rate",
+    "text_encoder_learning_rate",
+    "answer_learning_rate",
+    "max_grad_norm",
+    "ram_gib",
+    "vram_gib",
+)
 
 
 def check(config: "TrainConfig") -> None:
     check_model(config)
     check_numbers(config)
     check_low_memory(config)
+    check_placement(config)
     check_balance(config)
     check_rows(config)
     check_loss_weights(config)
@@ -75,6 +84,24 @@ def check_low_memory(config: "TrainConfig") -> None:
         raise UserError(
             f"clipping {config.clipping} is an approximation for update_in_backward; without it gradients are clipped "
             "by their norm, exactly and at no cost: leave clipping out"
+        )
+
+
+def check_placement(config: "TrainConfig") -> None:
+    """Settings of where a model is."""
+    ratio = config.gpu_layers_ratio
+    if ratio is not None and not 0 <= ratio <= 1:
+        raise UserError(f"gpu_layers_ratio must lie in 0.0 to 1.0, got {ratio}")
+    if config.heads_device == "cpu" and ratio is None:
+        raise UserError("heads_device cpu is a part of gpu_layers_ratio; set that too, or leave heads_device out")
+    if config.swap != "off" and ratio is not None:
+        raise UserError(
+            f"swap {config.swap} lets all weights visit the GPU, gpu_layers_ratio {ratio} lets the last blocks live "
+            "there; leave one of them out"
+        )
+    if config.swap_room_gib and config.swap == "off":
+        raise UserError(
+            f"swap_room_gib {config.swap_room_gib} does nothing without swap; set swap on, or leave it out"
         )
 
 

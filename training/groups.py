@@ -1,22 +1,22 @@
 """The micro-batches of a step: how they come, and what they sum up to.
 
 In    an encoded dataset, a BatchPlan, the steps wanted; the outputs and losses of each micro-batch.
-Out   groups of batches on the device, one group a step; StepSums.
+Out   groups of batches in their places, one group a step; StepSums.
 Run   through TrainLoop.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from redheart_hf.outputs import RedHeartOutput
 from training.batch_plan import BatchPlan
-from training.collator import Batch, Collator, to_device
+from training.collator import Batch, Collator
 from training.config import TrainConfig
+from training.placement import Placed
 
 
 @dataclass
@@ -34,7 +34,7 @@ class StepSums:
 
 
 def load_groups(
-    dataset: Dataset, plan: BatchPlan, steps: range, collator: Collator, config: TrainConfig, device: torch.device
+    dataset: Dataset, plan: BatchPlan, steps: range, collator: Collator, config: TrainConfig, placed: Placed
 ) -> Iterator[list[Batch]]:
     sampler = (indices for step in steps for indices in plan.step(step))
     loader = DataLoader(
@@ -42,11 +42,11 @@ def load_groups(
         batch_sampler=sampler,
         collate_fn=collator,
         num_workers=config.num_workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=placed.pinned,
     )
     group: list[Batch] = []
     for batch in loader:
-        group.append(to_device(batch, device))
+        group.append(placed.to_places(batch))
         if len(group) == config.gradient_accumulation_steps:
             yield group
             group = []

@@ -35,6 +35,7 @@ from training.groups import StepSums, load_groups
 from training.in_backward import InBackward
 from training.nonfinite import broken_gradients, broken_loss, broken_scale, without_finite_gradients
 from training.optim import TermWeights, build_optimizer, learning_rate_at
+from training.placement import Placed
 from training.run_log import LossMeans, RunLog
 from training.run_state import save_run
 from training.scenario_slots import ScenarioSlots
@@ -73,7 +74,10 @@ class TrainLoop:
         self.bare_model, self.terms = model, terms_of(model.config)
         if config.gradient_checkpointing:
             model.activation_checkpointing_enable()
-        self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, config))
+        self.placed = Placed(model, config, self.main_device())
+        self.model, self.optimizer = accelerator.prepare(
+            model, build_optimizer(model, config), device_placement=[False, False]
+        )
         self.in_backward: InBackward | None = None
         if config.update_in_backward:
             self.in_backward = InBackward(model, self.optimizer.optimizer, config.clipping, config.max_grad_norm)
@@ -163,6 +167,7 @@ class TrainLoop:
         self.loss_means.add(sums | {"total": total}, counts | {"total": 1.0})
         load = self.accelerator.reduce(step_sums.router_load, reduction="sum")
         self.bare_model.update_router_bias(load)
+        self.placed.weights_moved()
         numbers = {
             "learning_rate": learning_rate,
             "gradient_norm": norm if math.isfinite(norm) else None,
@@ -175,12 +180,16 @@ class TrainLoop:
     # ---------------------------------------------------------------- what a step needs
 
     def no_sums(self) -> StepSums:
-        return StepSums(torch.zeros(self.bare_model.config.num_experts, device=self.accelerator.device))
+        return StepSums(torch.zeros(self.bare_model.config.num_experts, device=self.placed.last))
+
+    def main_device(self) -> torch.device:
+        """Where all is computed that no setting puts elsewhere."""
+        return self.accelerator.device
 
     def groups(self) -> Iterator[list[Batch]]:
-        """Micro-batches of the steps still to come, on the device."""
+        """Micro-batches of the steps still to come, in their places."""
         steps = range(self.step, self.total_steps)
-        return load_groups(self.dataset, self.plan, steps, self.collator, self.config, self.accelerator.device)
+        return load_groups(self.dataset, self.plan, steps, self.collator, self.config, self.placed)
 
     def evaluation_is_due(self) -> bool:
         every = self.config.eval_steps
@@ -200,7 +209,7 @@ class TrainLoop:
 
     def losses_of(self, sums: StepSums, counts, group) -> tuple[dict[str, float], dict[str, float]]:
         """Each labelled term's sum and mean over the whole group and all processes; raises for one not finite."""
-        zero = torch.zeros((), device=self.accelerator.device)
+        zero = torch.zeros((), device=self.placed.last)
         stacked = torch.stack([sums.of_terms.get(term, zero).float() for term in self.terms])
         reduced = self.accelerator.reduce(stacked, reduction="sum").tolist()
         found = {term: value for term, value in zip(self.terms, reduced, strict=True) if counts[term]}

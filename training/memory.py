@@ -4,14 +4,16 @@ In    a recipe and fields of it, as training/train.py takes them (--batch-size o
 Out   a table, or one JSON object with --json: bytes by kind and by phase, the peak, and whether it fits.
 Run   python -m training.memory --preset redheart-330m --batch-size 8 --max-length 64
       python -m training.memory training/recipes/main.yaml --ram-gib 4 --json
+      python -m training.memory --preset redheart-730m --vram-gib 8 --ram-gib 16 --gpu-layers-ratio 0.5
       python -m training.memory --preset redheart-6.8b --explain
       python -m training.memory --preset redheart-1.3b --ram-gib 8 --fit > recipe.yaml
       python -m training.memory --preset redheart-6.8b --batch-size 8 --max-length 32 --rule seed
 
 Every sequence is taken to be --max-length tokens long and to have every label, so that real texts take no more; dev is
 evaluated if the recipe names one. What could never fit is refused by arithmetic, in a moment, but with --json. A run
-itself plans with its own data (training/train.py), and refuses to start above its limit: --ram-gib, which may be used
-whole, else --memory-fraction of what is free. So far plans are for one process on the CPU.
+itself plans with its own data (training/train.py), and refuses to start above its limits: --ram-gib and --vram-gib,
+which may be used whole, else --memory-fraction of what is free. A run is planned on this machine's GPU, or with
+--vram-gib on one of that size, whether it is there or not; else on the CPU. Plans are for one process.
 
 Exit codes: 0 it fits, 1 a fault of the program, 2 something you can mend, 3 it does not fit.
 """
@@ -20,6 +22,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +35,13 @@ from redheart_hf.presets import parameters_by_module
 from training.build import model_config_of
 from training.command_line import parse_config
 from training.config import TrainConfig
+from training.devices import planned_gpu
+from training.memory_choices import with_changes
 from training.memory_kinds import KINDS, MemoryPlan
 from training.memory_least import refuse_what_never_fits
-from training.memory_limits import Limit, limit_of_run
-from training.memory_search import search, suggestions, with_changes
+from training.memory_limits import Limit, limits_of_run, sizes_of
+from training.memory_search import search, suggestions
+from training.memory_search_gpu import settle_swap
 
 if TYPE_CHECKING:
     from training.collator import Batch
@@ -122,7 +128,17 @@ def plan_of(config: TrainConfig, actions: int) -> MemoryPlan:
     batches = config.gradient_accumulation_steps if config.update_in_backward else 2  # else a third is like the second
     group = [widest_batch(config.batch_size, length, actions)] * min(batches, config.gradient_accumulation_steps)
     judged = widest_batch(BATCH_SIZE, length, actions) if config.dev or config.holdout else None
-    return plan_memory(config, model_config, [group], terms_of(model_config), judged)
+    return plan_memory(config, model_config, [group], terms_of(model_config), judged, device_of(config))
+
+
+def uses_gpu(config: TrainConfig) -> bool:
+    """Whether the run is planned on a GPU: on the one at hand, or on one that a setting speaks of."""
+    asked = config.vram_gib is not None or config.gpu_layers_ratio is not None or config.swap == "on"
+    return asked or torch.cuda.is_available()
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    return planned_gpu() if uses_gpu(config) else torch.device("cpu")
 
 
 def seed_rule(config: TrainConfig) -> dict[str, int]:
@@ -139,12 +155,18 @@ def seed_rule(config: TrainConfig) -> dict[str, int]:
     return kinds | {"total": sum(kinds.values()), "peak": sum(kinds.values())}
 
 
-def as_text(plan: MemoryPlan, limit: Limit, explain: bool) -> str:
-    lines = kinds_table({kind: getattr(plan, kind) for kind in (*KINDS, "total")}, explain)
-    lines += ["", "the most of everything at one time, by phase"]
-    for phase, most in plan.phases.items():
-        lines.append(f"{phase:<14}{most / GIB:9.3f}{'   the peak' if phase == plan.peak_phase else ''}")
-    return "\n".join([*lines, "", verdict(plan.peak, limit)])
+def as_text(plan: MemoryPlan, limits: Mapping[str, Limit], explain: bool) -> str:
+    lines = []
+    for device, of_device in plan.devices.items():
+        lines += [
+            f"{device.upper()}",
+            *kinds_table({kind: getattr(of_device, kind) for kind in (*KINDS, "total")}, explain),
+        ]
+        lines += ["", "the most of everything at one time, by phase"]
+        for phase, most in of_device.phases.items():
+            lines.append(f"{phase:<14}{most / GIB:9.3f}{'   the peak' if phase == of_device.peak_phase else ''}")
+        lines += ["", verdict(of_device.peak, limits[device]), ""]
+    return "\n".join([*lines, *plan.notes]).rstrip()
 
 
 def kinds_table(kinds: dict[str, int], explain: bool) -> list[str]:
@@ -174,37 +196,43 @@ def default_of(item: dataclasses.Field) -> Any:
     return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
 
 
-def print_fit(config: TrainConfig, plan: MemoryPlan, limit: Limit, actions: int) -> None:
+def print_fit(config: TrainConfig, plan: MemoryPlan, limits: Mapping[str, Limit], actions: int) -> None:
     """A recipe on standard output, what it costs on standard error; raises DoesNotFit when none was found."""
     changes: dict[str, Any] = {}
-    if plan.peak > limit.size:
+    if not plan.fits(sizes_of(limits)):
         length = model_config_of(config).max_length
-        found = search(config, plan, limit.size, partial(plan_of, actions=actions), length, wanted=1)
+        found = search(config, plan, sizes_of(limits), partial(plan_of, actions=actions), length, wanted=1)
         if not found:
-            raise DoesNotFit(f"{verdict(plan.peak, limit)}, and no settings were found that would")
+            verdicts = "; ".join(verdict(plan.devices[device].peak, limit) for device, limit in limits.items())
+            raise DoesNotFit(f"{verdicts}, and no settings were found that would")
         print("\n".join(suggestions(found)), file=sys.stderr)
         changes = found[0].changes
     print(as_recipe(config, changes), end="")
 
 
+def print_seed_rule(asked: argparse.Namespace, config: TrainConfig, limit: Limit) -> bool:
+    """The first documents' arithmetic; whether it fits."""
+    kinds = seed_rule(config)
+    fits = kinds["peak"] <= limit.size
+    text = "\n".join([*kinds_table(kinds, asked.explain), "", verdict(kinds["peak"], limit)])
+    print(json.dumps(kinds | {"limit": limit.size, "fits": fits}, indent=2) if asked.json else text)
+    return fits
+
+
 def main() -> None:
     asked, config = parse_arguments(sys.argv[1:])
-    limit = limit_of_run(config.ram_gib, config.memory_fraction)
+    limits = limits_of_run(config.ram_gib, config.vram_gib, config.memory_fraction, uses_gpu(config))
     if asked.rule == "seed":
-        kinds = seed_rule(config)
-        fits = kinds["peak"] <= limit.size
-        text = "\n".join([*kinds_table(kinds, asked.explain), "", verdict(kinds["peak"], limit)])
-        print(json.dumps(kinds | {"limit": limit.size, "fits": fits}, indent=2) if asked.json else text)
-        sys.exit(0 if fits else 3)
+        sys.exit(0 if print_seed_rule(asked, config, limits["cpu"]) else 3)
     if not (asked.json or asked.fit):
-        refuse_what_never_fits(config, model_config_of(config), limit)
-    plan = plan_of(config, asked.alternatives)
-    fits = plan.peak <= limit.size
+        refuse_what_never_fits(config, model_config_of(config), limits)
+    config, plan = settle_swap(config, partial(plan_of, actions=asked.alternatives), sizes_of(limits))
     if asked.fit:
-        print_fit(config, plan, limit, asked.alternatives)
+        print_fit(config, plan, limits, asked.alternatives)
         return
-    result: dict[str, Any] = plan.to_dict() | {"limit": limit.size, "fits": fits}
-    print(json.dumps(result, indent=2) if asked.json else as_text(plan, limit, asked.explain))
+    fits = plan.fits(sizes_of(limits))
+    result: dict[str, Any] = plan.to_dict() | {"limit": limits["cpu"].size, "limits": sizes_of(limits), "fits": fits}
+    print(json.dumps(result, indent=2) if asked.json else as_text(plan, limits, asked.explain))
     sys.exit(0 if fits else 3)
 
 

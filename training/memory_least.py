@@ -6,6 +6,8 @@ Out   bytes of weights, and of the gradients and moments of the blocks, which ev
 Run   through training/memory.py and training/train.py, before the plan itself
 """
 
+from collections.abc import Mapping
+
 import torch
 
 from preprocessing.errors import DoesNotFit
@@ -13,8 +15,9 @@ from redheart_hf import RedHeartConfig, RedHeartForMultiTask
 from training.adamw_8bit import BLOCK, in_bytes
 from training.config import TrainConfig
 from training.creation import halved_weights
+from training.memory_choices import bytes_a_number, choices, with_changes
 from training.memory_limits import Limit, resident
-from training.memory_search import bytes_a_number, choices, fields_of, with_changes
+from training.memory_search import fields_of
 
 GIB = 2**30
 
@@ -35,10 +38,17 @@ def least_of(config: TrainConfig, model_config: RedHeartConfig) -> dict[str, int
     return least
 
 
-def refuse_what_never_fits(config: TrainConfig, model_config: RedHeartConfig, limit: Limit) -> None:
-    """Raises DoesNotFit when weights, gradients and moments alone are more than the limit."""
+def refuse_what_never_fits(config: TrainConfig, model_config: RedHeartConfig, limits: Mapping[str, Limit]) -> None:
+    """Raises DoesNotFit when weights, gradients and moments alone are more than the limit of the device they are on;
+    on two devices, than both limits together."""
     kinds = least_of(config, model_config)
     least = sum(kinds.values()) + resident()
+    limit = limits["cpu"]
+    if "gpu" in limits and config.swap == "off" and config.gpu_layers_ratio is None:
+        limit, least = limits["gpu"], least - resident()
+    elif "gpu" in limits and config.swap != "on":
+        sizes = [limit.size for limit in limits.values()]
+        limit = Limit(sum(sizes), " and ".join(limit.said for limit in limits.values()))
     if least <= limit.size:
         return
     numbers = kinds["optimizer"] / (2 if config.optimizer == "adamw_8bit" else 8)

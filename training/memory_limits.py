@@ -1,7 +1,7 @@
 """How much memory there is for this process: what the machine has free, and what its limits leave.
 
 In    /proc and /sys of Linux; the root they are read under can be another, for tests.
-Out   bytes resident, free, and the smallest limit with its name.
+Out   bytes resident, free, and the smallest limit with its name; of a GPU what is free.
 Run   `python -c "from training.memory_limits import room; print(room())"`
 
 MemTotal is not what a process may use: others use it too, and a container's limit (control groups, version 1 and 2,
@@ -9,9 +9,13 @@ its own and all above it) may leave far less. A file's pages count as used there
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+
+from preprocessing.errors import UserError
 
 PROC, GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 NO_LIMIT = 1 << 60  # version 1 writes a number near 2^63 where there is none
@@ -40,6 +44,28 @@ def limit_of_run(ram_gib: float | None, fraction: float) -> Limit:
     found = room()
     wsl = "; more of Windows' memory: `memory=` under [wsl2] in .wslconfig, then `wsl --shutdown`" if is_wsl() else ""
     return Limit(int(fraction * (found.free + resident())), f"{fraction:g} of what is free; {found.limited_by}{wsl}")
+
+
+def limits_of_run(ram_gib: float | None, vram_gib: float | None, fraction: float, on_gpu: bool) -> dict[str, Limit]:
+    """Device -> its limit: cpu, and gpu for a run that uses one. Raises UserError for a GPU of unknown size."""
+    limits = {"cpu": limit_of_run(ram_gib, fraction)}
+    if on_gpu:
+        limits["gpu"] = limit_of_gpu(vram_gib, fraction)
+    return limits
+
+
+def sizes_of(limits: Mapping[str, Limit]) -> dict[str, int]:
+    return {device: limit.size for device, limit in limits.items()}
+
+
+def limit_of_gpu(vram_gib: float | None, fraction: float) -> Limit:
+    """`vram_gib`, which may be used whole; without it `fraction` of what is free on this machine's GPU."""
+    if vram_gib is not None:
+        return Limit(int(vram_gib * 2**30), f"--vram_gib {vram_gib:g}")
+    if not torch.cuda.is_available():
+        raise UserError("no GPU is found here whose memory could be asked for; say how much it has: --vram_gib 8")
+    free, _ = torch.cuda.mem_get_info()
+    return Limit(int(fraction * free), f"{fraction:g} of what is free on the GPU: {free / 2**30:.1f} GiB")
 
 
 def numbers_in(path: Path) -> dict[str, int]:

@@ -1,13 +1,13 @@
 """What a training run will take of memory, known before any of it is taken.
 
-In    a TrainConfig, the model's config, the batches of a step (real ones, or `widest_batch`).
-Out   MemoryPlan: bytes by kind, by phase, and the peak with its phase.
+In    a TrainConfig, the model's config, the batches of a step (real ones, or `widest_batch`), the GPU if one is used.
+Out   MemoryPlan: bytes by device, by kind, by phase, and the peak with its phase.
 Run   python -m training.memory --preset redheart-330m
 
 The plan is no formula beside the program: the program itself is gone through, TrainLoop's own step on a model of fake
-tensors (memory_ledger.py), and what it would take is written down. So a change of the program changes the plan.
-To that comes what is no tensor: the interpreter with its libraries (measured, in this very process) and what kernels
-take for themselves (KERNELS). On the CPU all phases share one memory.
+tensors (memory_ledger.py), and what it would take is written down. So a change of the program changes the plan, and a
+split or a swap is planned as it is done. To that comes what is no tensor: the interpreter with its libraries
+(measured, in this very process) and what kernels take for themselves (KERNELS, GPU_CONTEXT).
 """
 
 import dataclasses
@@ -28,79 +28,92 @@ from training.batch_plan import BatchPlan
 from training.collator import MODEL_INPUTS, Batch, Collator
 from training.config import TrainConfig
 from training.creation import create_model
+from training.devices import PRETENDED
 from training.inference import autocast, evaluation_mode
 from training.loop import TrainLoop
-from training.memory_kinds import KERNELS, MemoryPlan
+from training.memory_book import Book, bytes_by_device
+from training.memory_kinds import GPU_CONTEXT, KERNELS, DevicePlan, MemoryPlan
 from training.memory_ledger import Ledger, held
 from training.memory_limits import resident
+from training.placement import BLOCK
 from training.surd_targets import SurdTargets
+
+CPU = torch.device("cpu")
 
 
 class PretendedLoop(TrainLoop):
-    """TrainLoop, its way of a step unchanged, which writes down what each phase takes."""
+    """TrainLoop, its way of a step unchanged, which writes down what each phase takes on each device."""
 
-    def pretend(self, ledger: Ledger, groups: Sequence[list[Batch]], terms: Sequence[str]) -> None:
+    def __init__(self, device: torch.device, ledger: Ledger, *given: Any):
+        self.device, self.ledger = device, ledger
+        super().__init__(*given)
+
+    def main_device(self) -> torch.device:
+        return self.device
+
+    def pretend(self, groups: Sequence[list[Batch]], terms: Sequence[str]) -> None:
         """A step of each group, with labels of all `terms`: heads that any step teaches keep an optimizer's state."""
-        self.ledger, self.counts = ledger, {term: float(term in terms) for term in self.terms}
-        self.most = dict.fromkeys(("forward", "backward", "update"), 0)  # less the optimizer's states
-        self.kept = self.activations = self.gradients = self.buffers = 0
+        self.counts = {term: float(term in terms) for term in self.terms}
+        self.books = {kind: Book(self.ledger.accounts[kind]) for kind in sorted({"cpu", self.device.type})}
         self.surd_targets = SurdTargets(active=False)  # its buffer is NumPy's: a part of the process
         own = self.optimizer.optimizer
-        self.optimizer_states = sum(held(value.nbytes) for state in own.state.values() for value in state.values())
+        states = bytes_by_device(value for state in own.state.values() for value in state.values())
+        for kind, book in self.books.items():
+            book.optimizer = states.get(kind, 0)
         if isinstance(own, AdamW8bit):  # its kernel takes nothing for itself
             own.step_in_bytes = lambda *_: None  # type: ignore[method-assign]
             own.measure_in_bytes = self.pretend_to_measure  # type: ignore[method-assign]
         self.model.train()
         for group in groups:
+            before = {kind: book.account.arrived for kind, book in self.books.items()}
             self.take_step(group)
+            for kind, book in self.books.items():
+                book.arrived = max(book.arrived, book.account.arrived - before[kind])
 
     def pretend_to_measure(
         self, group: dict[str, Any], parameter: torch.nn.Parameter, moves: bool
     ) -> tuple[float, float]:
         assert parameter.grad is not None
-        self.gradients = max(self.gradients, held(parameter.grad.nbytes))
+        book = self.books[parameter.device.type]
+        book.gradients = max(book.gradients, held(parameter.grad.nbytes))
         return 0.0, 0.0
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """The first step may make the optimizer's states in its update; what is written down is without them."""
-        before, there = self.ledger.live, self.optimizer_states
-        self.ledger.take_most()
+        for book in self.books.values():
+            book.open()
         yield
-        most, after = self.ledger.take_most(), self.ledger.live
-        if name == "update":
-            there = self.optimizer_states = max(there, after - before + self.waiting())
-        self.most[name] = max(self.most[name], most - there)
-        self.buffers = max(self.buffers, most - max(before, after))
-
-    def waiting(self) -> int:
-        """Bytes of gradients that wait for the update; none of those that are used as they come."""
-        return self.gradients if self.in_backward is None else 0
+        for book in self.books.values():
+            book.close(name, gradients_wait=self.in_backward is None)
 
     def count_labels(self, group: list[Batch]) -> dict[str, float]:
         return self.counts
 
     def forward(self, batch: Batch) -> RedHeartOutput:
-        self.ledger.answer, before = False, self.ledger.live
-        with self.phase("forward"):
-            outputs = super().forward(batch)
-        self.kept += self.ledger.live - before
+        self.ledger.answer, before = False, {kind: book.account.live for kind, book in self.books.items()}
+        with self.phase("forward"), autocast(self.device, self.config.mixed_precision):
+            outputs = super().forward(self.placed.to_places(batch))
+        for kind, book in self.books.items():
+            book.kept += book.account.live - before[kind]
         return outputs
 
     def compute(self, outputs, batch, counts) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         with self.phase("forward"):
-            return super().compute(outputs, batch, counts)
+            return super().compute(outputs, self.placed.to_places(batch), counts)
 
     def backward(self, loss: torch.Tensor) -> None:
-        self.activations, self.kept = max(self.activations, self.kept), 0
-        with self.phase("backward"):
+        for book in self.books.values():
+            book.activations, book.kept = max(book.activations, book.kept), 0
+        with self.phase("backward"), torch.autograd.set_multithreading_enabled(False):  # the ledger is for one thread
             super().backward(loss)
 
     def update(self, step_sums, counts, group) -> tuple[dict[str, float], dict[str, Any]]:
         """A step whose numbers are finite and whose gradients are cut."""
         self.ledger.answer = True
         gradients = [parameter.grad for parameter in self.bare_model.parameters() if parameter.grad is not None]
-        self.gradients = max(self.gradients, sum(held(gradient.nbytes) for gradient in gradients))
+        waiting = bytes_by_device(gradients)
+        for kind, book in self.books.items():
+            book.gradients = max(book.gradients, waiting.get(kind, 0))
         del gradients
         with self.phase("update"):
             return super().update(step_sums, counts, group)
@@ -112,38 +125,67 @@ def plan_memory(
     groups: Sequence[list[Batch]],
     terms: Sequence[str],
     judged: Batch | None = None,
+    device: torch.device = CPU,
 ) -> MemoryPlan:
-    """The plan of a run on the CPU whose heaviest steps have the micro-batches of `groups`, which teaches `terms` and
-    evaluates on batches no larger than `judged`."""
-    interpreter, kernels = resident(), KERNELS[config.mixed_precision]
+    """The plan of a run whose heaviest steps have the micro-batches of `groups`, which teaches `terms`, evaluates on
+    batches no larger than `judged`, and is on `device` but for what its config puts elsewhere."""
+    interpreter = resident()
     rows = config.batch_size * config.gradient_accumulation_steps
     dataset = Dataset.from_dict({"length": [1] * rows, "reader": ["planned"] * rows})
-    with accelerator_for(config.mixed_precision) as accelerator, Ledger() as ledger:
+    known = "no" if config.mixed_precision == "fp16" else config.mixed_precision  # fp16: of a GPU, which is cast here
+    with accelerator_for(known) as accelerator, Ledger() as ledger:
         model = create_model(model_config, config.weight_precision)
-        weights = ledger.live
+        made = ledger.live
         encoder = model.model.embeddings if model_config.text_encoder_config is not None else None
         copy = sum(held(parameter.nbytes) for parameter in encoder.parameters()) if encoder is not None else 0
         ledger.computes = True
         collator: Any = None  # nothing is read
-        loop = PretendedLoop(accelerator, model, dataset, collator, one_step(config))
-        loop.pretend(ledger, groups, terms)
-        ledger.take_most()
+        loop = PretendedLoop(device, ledger, accelerator, model, dataset, collator, one_step(config))
+        weights = bytes_by_device([*model.parameters(), *model.buffers()])
+        loop.pretend(groups, terms)
+        for book in loop.books.values():
+            book.account.take_most()
         if judged is not None:
-            with evaluation_mode(model), autocast(torch.device("cpu"), config.mixed_precision):
-                model(**{name: judged[name] for name in MODEL_INPUTS if name in judged})
-        evaluated = ledger.take_most()
-    states = loop.optimizer_states
-    phases = {"load": weights + copy} | {name: most + states for name, most in loop.most.items()}
-    phases |= {"save": weights + states, "evaluate": evaluated}
-    return MemoryPlan(
-        weights=weights,
-        gradients=loop.gradients,
-        optimizer=states,
-        activations=loop.activations,
-        buffers=loop.buffers + kernels,
-        process=interpreter,
-        phases={name: most + interpreter + kernels for name, most in phases.items()},
-    )
+            inputs = loop.placed.to_places(judged)
+            with evaluation_mode(model), autocast(device, config.mixed_precision):
+                model(**{name: inputs[name] for name in MODEL_INPUTS if name in inputs})
+        evaluated = {kind: book.account.take_most() for kind, book in loop.books.items()}
+    first = {"cpu": made + copy}
+    beside = dict.fromkeys(loop.books, GPU_CONTEXT) | {"cpu": KERNELS[config.mixed_precision]}
+    process = {"cpu": interpreter}
+    plans = {}
+    for kind, book in loop.books.items():
+        own, taken = weights.get(kind, 0), process.get(kind, 0) + beside[kind]
+        phases = {"load": max(own, first.get(kind, 0))} | {
+            name: most + book.optimizer for name, most in book.most.items()
+        }
+        phases |= {"save": own + book.optimizer, "evaluate": evaluated[kind]}
+        plans["cpu" if kind == "cpu" else "gpu"] = DevicePlan(
+            weights=own,
+            gradients=book.gradients,
+            optimizer=book.optimizer,
+            activations=book.activations,
+            buffers=book.buffers + beside[kind],
+            process=process.get(kind, 0),
+            phases={name: most + taken for name, most in phases.items()},
+            arrived=book.arrived,
+        )
+    return MemoryPlan(plans, notes_on(loop))
+
+
+def notes_on(loop: PretendedLoop) -> tuple[str, ...]:
+    """What a reader of the plan should know of its devices."""
+    notes = []
+    if loop.device.type == PRETENDED:
+        notes.append("planned for a GPU that is not in this machine; what its context and kernels take is assumed")
+    if loop.config.gpu_layers_ratio is not None:
+        on_gpu = sum(device != CPU for name, device in loop.placed.places.items() if name.startswith(BLOCK))
+        notes.append(
+            f"{on_gpu} of {len(loop.bare_model.model.blocks)} blocks are on the GPU, the first ones on the CPU"
+        )
+    if loop.placed.swap is not None:
+        notes.append("swap is on: weights live in main memory, and visit the GPU while they are in use")
+    return tuple(notes)
 
 
 @contextmanager

@@ -6,15 +6,16 @@ Run   through training/train.py; `python -m training.memory` asks without a run.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 
-from preprocessing.errors import DoesNotFit
+from preprocessing.errors import DoesNotFit, UserError
 from redheart_hf import RedHeartConfig
 from redheart_hf.losses import label_counts, terms_of
 from training.batch_plan import BatchPlan
@@ -25,9 +26,10 @@ from training.held_memory import hold_memory
 from training.inference import BATCH_SIZE
 from training.memory_kinds import KINDS, MemoryPlan
 from training.memory_least import refuse_what_never_fits
-from training.memory_limits import Limit, limit_of_run, most_resident
+from training.memory_limits import Limit, limits_of_run, most_resident, sizes_of
 from training.memory_plan import heaviest_groups, plan_memory
 from training.memory_search import search, suggestions
+from training.memory_search_gpu import settle_swap
 from training.native import has_compiler
 from training.report import write_json
 from training.run_facts import check_memory
@@ -54,34 +56,67 @@ def hold(config: TrainConfig, accelerator: Accelerator) -> None:
         )
 
 
+def refuse_without_gpu(config: TrainConfig, accelerator: Accelerator) -> None:
+    """Raises UserError for settings of a GPU where the run has none, or has several processes."""
+    asked: dict[str, Any] = {"gpu_layers_ratio": config.gpu_layers_ratio, "vram_gib": config.vram_gib}
+    asked["swap"] = "on" if config.swap == "on" else None  # auto is off where there is no GPU
+    for name, value in asked.items():
+        if value is not None and accelerator.device.type == "cpu":
+            raise UserError(
+                f"{name} {value} is for a run on a GPU, and none is found here: leave it out to train on the CPU; "
+                "`python -m training.memory` plans for a GPU that is elsewhere"
+            )
+        if value is not None and accelerator.num_processes > 1:
+            raise UserError(
+                f"{name} {value} places the model of one process, and this run has {accelerator.num_processes}; use "
+                "FSDP or DeepSpeed through Accelerate (docs/memory.md), or one process"
+            )
+
+
 def is_planned(config: TrainConfig, accelerator: Accelerator) -> bool:
-    """So far one process on the CPU is."""
-    return config.plan_memory and accelerator.num_processes == 1 and accelerator.device.type == "cpu"
+    """So far one process is."""
+    return config.plan_memory and accelerator.num_processes == 1 and accelerator.device.type in ("cpu", "cuda")
+
+
+def limits_of(config: TrainConfig, accelerator: Accelerator) -> dict[str, Limit]:
+    on_gpu = accelerator.device.type == "cuda"
+    return limits_of_run(config.ram_gib, config.vram_gib, config.memory_fraction, on_gpu)
 
 
 def refuse_at_once(config: TrainConfig, model_config: RedHeartConfig, accelerator: Accelerator) -> None:
     """Before any data is read, raises DoesNotFit for what could never fit; UserError, where nothing is planned, for a
     model whose weights alone are more than this machine holds."""
     if is_planned(config, accelerator):
-        refuse_what_never_fits(config, model_config, limit_of_run(config.ram_gib, config.memory_fraction))
+        refuse_what_never_fits(config, model_config, limits_of(config, accelerator))
     else:
         check_memory(model_config)
 
 
 def plan_run(
     config: TrainConfig, model_config: RedHeartConfig, data: RunData, collator: Collator, accelerator: Accelerator
-) -> MemoryPlan | None:
-    """The plan of this very run; raises DoesNotFit above its limit. None where none is made."""
+) -> tuple[TrainConfig, MemoryPlan | None]:
+    """The plan of this very run, None where none is made; its config, with `swap` settled. Raises DoesNotFit above a
+    limit."""
     if not is_planned(config, accelerator):
-        return None
-    planned = partial(plan_with, data, collator, model_config)
-    found, limit = planned(config), limit_of_run(config.ram_gib, config.memory_fraction)
-    if found.peak > limit.size:
-        raise refusal(config, found, limit, planned, model_config.max_length)
-    return found
+        if config.swap == "auto":
+            raise UserError("swap auto goes by the run's plan, and plan_memory is false; say on or off")
+        return config, None
+    planned = partial(plan_with, data, collator, model_config, accelerator.device)
+    limits = limits_of(config, accelerator)
+    asked = config.swap
+    config, found = settle_swap(config, planned, sizes_of(limits))
+    if asked == "auto":
+        accelerator.print(
+            f"swap auto: {config.swap}; the plan takes {found.devices['gpu'].peak / GIB:.2f} GiB of the GPU"
+        )
+    if not found.fits(sizes_of(limits)):
+        raise refusal(config, found, limits, planned, model_config.max_length)
+    return config, found
 
 
-def plan_with(data: RunData, collator: Collator, model_config: RedHeartConfig, config: TrainConfig) -> MemoryPlan:
+def plan_with(
+    data: RunData, collator: Collator, model_config: RedHeartConfig, device: torch.device, config: TrainConfig
+) -> MemoryPlan:
     """The plan of a run with these data and this config."""
     plan = BatchPlan(
         data.train["length"],
@@ -96,23 +131,32 @@ def plan_with(data: RunData, collator: Collator, model_config: RedHeartConfig, c
     groups = heaviest_groups(plan, steps, data.train, collator, config.update_in_backward)
     longest = np.argsort(data.train["length"])[-BATCH_SIZE:]
     judged = collator([data.train[int(row)] for row in longest]) if data.dev else None
-    found = plan_memory(config, model_config, groups, taught_terms(plan, data, collator, model_config), judged)
-    found.phases["read"] = most_resident()
+    taught = taught_terms(plan, data, collator, model_config)
+    found = plan_memory(config, model_config, groups, taught, judged, device)
+    found.devices["cpu"].phases["read"] = most_resident()
     return found
 
 
 def refusal(
-    config: TrainConfig, plan: MemoryPlan, limit: Limit, planned: Callable[[TrainConfig], MemoryPlan], max_length: int
+    config: TrainConfig,
+    plan: MemoryPlan,
+    limits: Mapping[str, Limit],
+    planned: Callable[[TrainConfig], MemoryPlan],
+    max_length: int,
 ) -> DoesNotFit:
     """What it would take, what there is, and the settings nearest to it that fit: texts stay whole."""
-    kinds = ", ".join(f"{kind} {getattr(plan, kind) / GIB:.2f}" for kind in KINDS)
-    found = search(config, plan, limit.size, planned, max_length, wanted=2, shortest=max_length)
+    lines = []
+    for device, limit in limits.items():
+        of_device = plan.devices[device]
+        kinds = ", ".join(f"{kind} {getattr(of_device, kind) / GIB:.2f}" for kind in KINDS)
+        lines.append(
+            f"this run would take {of_device.peak / GIB:.2f} GiB of the {device.upper()}'s memory "
+            f"({of_device.peak_phase}), and may take {limit.size / GIB:.2f} ({limit.said}): {kinds}."
+        )
+    found = search(config, plan, sizes_of(limits), planned, max_length, wanted=2, shortest=max_length)
     advice = ["These settings fit, the least costly first:", *(f"  {line}" for line in suggestions(found))]
     none = ["No settings were found that fit; a smaller preset or model.max_length may"]
-    return DoesNotFit(
-        f"this run would take {plan.peak / GIB:.2f} GiB ({plan.peak_phase}), and may take "
-        f"{limit.size / GIB:.2f} ({limit.said}): {kinds}. Nothing was begun.\n" + "\n".join(advice if found else none)
-    )
+    return DoesNotFit("\n".join([*lines, "Nothing was begun.", *(advice if found else none)]))
 
 
 def taught_terms(plan: BatchPlan, data: RunData, collator: Collator, model_config: RedHeartConfig) -> list[str]:

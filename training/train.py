@@ -30,7 +30,7 @@ from training.creation import save_model  # noqa: E402
 from training.data import RunData, label_weights, prepare_data  # noqa: E402
 from training.evaluate import Evaluation, evaluate_dev  # noqa: E402
 from training.loop import TrainLoop  # noqa: E402
-from training.memory_run import hold, plan_run, refuse_at_once, write_memory_report  # noqa: E402
+from training.memory_run import hold, plan_run, refuse_at_once, refuse_without_gpu, write_memory_report  # noqa: E402
 from training.model_card import write_model_card  # noqa: E402
 from training.report import figures_table  # noqa: E402
 from training.rewrite import finish_rewrite  # noqa: E402
@@ -53,6 +53,7 @@ def train(config: TrainConfig) -> None:
     """The whole run, from the recipe to final/."""
     started = time.perf_counter()
     accelerator = build_accelerator(config)
+    refuse_without_gpu(config, accelerator)
     hold(config, accelerator)
     tokenizer, model_config = read_architecture(config)
     config.refuse_idle_settings(model_config)
@@ -65,7 +66,7 @@ def train(config: TrainConfig) -> None:
     with accelerator.main_process_first():
         data = prepare_data(config, model_config, tokenizer, write=accelerator.is_main_process)
     collator = Collator(tokenizer)
-    plan = plan_run(config, model_config, data, collator, accelerator)
+    config, plan = plan_run(config, model_config, data, collator, accelerator)
     _, model = build_model(config)
     if config.class_balance is not None:
         model.config.label_weights = label_weights(data.emotion_counts, config.class_balance)
