@@ -151,7 +151,10 @@ def test_the_heaviest_of_several_steps_counts_whichever_comes_first(tmp_path):
     ]
     for plan in plans[1:]:
         for phase in ("forward", "backward", "update"):
-            found, expected = plan.phases[phase] - plan.of_kind("process"), plans[0].phases[phase] - plans[0].of_kind("process")
+            found, expected = (
+                plan.phases[phase] - plan.of_kind("process"),
+                plans[0].phases[phase] - plans[0].of_kind("process"),
+            )
             assert found == pytest.approx(expected, rel=0.002)
         for kind in ("gradients", "optimizer", "activations"):
             assert plan.of_kind(kind) == plans[0].of_kind(kind)

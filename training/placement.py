@@ -30,7 +30,6 @@ from training.memory_limits import is_wsl
 from training.swap import SwapManager
 
 CPU = torch.device("cpu")
-CHECKPOINTING = "_gradient_checkpointing_func"  # of Transformers' GradientCheckpointingLayer
 READS, BLOCK = ("model.embeddings", "model.input_projection"), "model.blocks."
 LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -93,16 +92,12 @@ class Placed:
             self.swap.forget()
 
     def fetch_inputs(self, unit: nn.Module, device: torch.device) -> None:
-        """Let a unit have its inputs where it is; of a checkpointed one, before what is computed twice."""
+        """Let a unit have its inputs where it is; checkpointing, which comes after, does not repeat that."""
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             return self.fetched((args, kwargs), device)
 
         unit.register_forward_pre_hook(before, with_kwargs=True)
-        twice = getattr(unit, CHECKPOINTING, None)
-        if twice is not None:
-            fetching = lambda computed, *args: twice(computed, *self.fetched(args, device))  # noqa: E731
-            setattr(unit, CHECKPOINTING, fetching)
 
     def fetched(self, values: Any, device: torch.device) -> Any:
         def fetch(value: Any) -> Any:

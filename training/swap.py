@@ -51,10 +51,15 @@ class Guest:
 
 
 class Host(nn.Module):
-    """A unit with its own forward, for functional_call to lend it other weights."""
+    """A unit with its own forward, for functional_call to lend it other weights. Layers in it that would be computed
+    twice each are computed twice together: weights come once for all of them."""
 
     def __init__(self, unit: nn.Module):
         super().__init__()
+        layers: Any = [layer for layer in unit.modules() if getattr(layer, "gradient_checkpointing", False)]
+        self.twice = layers[0]._gradient_checkpointing_func if layers else None
+        for layer in layers:
+            layer.gradient_checkpointing = False
         self.unit, self.own_forward = unit, unit.forward
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,6 +82,13 @@ class SwapManager:
             host.unit.forward = functools.partial(self.compute, name)
 
     def compute(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """The forward pass of a unit; of a checkpointed one its weights come again for the backward pass."""
+        host = self.hosts[name]
+        if host.twice is not None and host.unit.training:
+            return host.twice(functools.partial(self.visit, name, **kwargs), *args)
+        return self.visit(name, *args, **kwargs)
+
+    def visit(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """The forward pass of a unit, with its weights as guests; their gradients arrive at home."""
         guest, host = self.invite(name), self.hosts[name]
         home = {f"unit.{key}": tensor for key, tensor in tensors_of(host.unit)}
