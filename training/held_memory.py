@@ -46,3 +46,9 @@ def held_memory() -> HeldMemory:
     numbers = [ctypes.c_uint64() for _ in HeldMemory._fields]
     load_kernel("held_memory").held_memory_figures(*map(ctypes.byref, numbers))
     return HeldMemory(*(number.value for number in numbers))
+
+
+def give_back_resting() -> None:
+    """What rests goes back to the system: tensors are over, and something else is to come."""
+    if hold_memory.cache_info().currsize:
+        load_kernel("held_memory").held_memory_give_back_resting()

@@ -1,15 +1,13 @@
-"""A run and its memory: held, planned before the model is made, refused where it would not fit, reported at the end.
+"""A run and its memory: held, planned before the model is made, refused where it would not fit.
 
 In    a TrainConfig, its data, the accelerator.
-Out   a MemoryPlan, or DoesNotFit (exit code 3); memory_report.json in output_dir: planned and measured.
+Out   a MemoryPlan and its limit, or DoesNotFit (exit code 3).
 Run   through training/train.py; `python -m training.memory` asks without a run.
 """
 
 import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -29,7 +27,6 @@ from training.memory_limits import Limit, limit_of_run, most_resident
 from training.memory_plan import heaviest_groups, plan_memory
 from training.memory_search import search, suggestions
 from training.native import has_compiler
-from training.report import write_json
 from training.run_facts import check_memory
 
 GIB = 2**30
@@ -70,15 +67,15 @@ def refuse_at_once(config: TrainConfig, model_config: RedHeartConfig, accelerato
 
 def plan_run(
     config: TrainConfig, model_config: RedHeartConfig, data: RunData, collator: Collator, accelerator: Accelerator
-) -> MemoryPlan | None:
-    """The plan of this very run; raises DoesNotFit above its limit. None where none is made."""
+) -> tuple[MemoryPlan | None, Limit | None]:
+    """The plan of this very run and its limit; raises DoesNotFit above it. None where none is made."""
     if not is_planned(config, accelerator):
-        return None
+        return None, None
     planned = partial(plan_with, data, collator, model_config)
     found, limit = planned(config), limit_of_run(config.ram_gib, config.memory_fraction)
     if found.peak > limit.size:
         raise refusal(config, found, limit, planned, model_config.max_length)
-    return found
+    return found, limit
 
 
 def plan_with(data: RunData, collator: Collator, model_config: RedHeartConfig, config: TrainConfig) -> MemoryPlan:
@@ -124,9 +121,3 @@ def taught_terms(plan: BatchPlan, data: RunData, collator: Collator, model_confi
     if taught & set(JUDGED):
         taught.add("surd")
     return [term for term in terms_of(model_config) if term in taught]
-
-
-def write_memory_report(output_dir: Path, plan: MemoryPlan) -> None:
-    """Planned and measured bytes; what was measured is this process's, from its start."""
-    measured: dict[str, Any] = {"peak": most_resident()}
-    write_json(output_dir / "memory_report.json", {"planned": plan.to_dict(), "measured": measured})

@@ -62,6 +62,11 @@ class HeldMemory {
         return true;
     }
 
+    void give_back_resting() {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        while (!order_.empty()) give_back_oldest();
+    }
+
     void figures(uint64_t* live, uint64_t* resting, uint64_t* most) {
         const std::lock_guard<std::mutex> guard(mutex_);
         *live = live_, *resting = resting_, *most = most_;
@@ -99,14 +104,16 @@ class HeldMemory {
     // Gives back what rested longest, until `bytes` more leave the process no larger than it has been or must be.
     void make_room(size_t bytes) {
         const size_t allowed = std::max(most_, live_ + bytes);
-        while (!order_.empty() && live_ + resting_ + bytes > allowed) {
-            const Resting oldest = order_.front();
-            const auto same = by_size_.equal_range(oldest.bytes);
-            by_size_.erase(std::find_if(same.first, same.second, [&](auto& entry) { return entry.second == order_.begin(); }));
-            order_.pop_front();
-            resting_ -= oldest.bytes;
-            munmap(oldest.block, oldest.bytes);
-        }
+        while (!order_.empty() && live_ + resting_ + bytes > allowed) give_back_oldest();
+    }
+
+    void give_back_oldest() {
+        const Resting oldest = order_.front();
+        const auto same = by_size_.equal_range(oldest.bytes);
+        by_size_.erase(std::find_if(same.first, same.second, [&](auto& entry) { return entry.second == order_.begin(); }));
+        order_.pop_front();
+        resting_ -= oldest.bytes;
+        munmap(oldest.block, oldest.bytes);
     }
 
     std::mutex mutex_;
@@ -148,6 +155,8 @@ void held_memory_install() {
     pthread_atfork([] { held().lock(); }, [] { held().unlock(); }, [] { held().unlock(); });
     c10::SetCPUAllocator(new HeldAllocator, 1);
 }
+
+void held_memory_give_back_resting() { held().give_back_resting(); }
 
 void held_memory_figures(uint64_t* live, uint64_t* resting, uint64_t* most) { held().figures(live, resting, most); }
 }

@@ -1,0 +1,94 @@
+"""Draws what a run was planned to take of memory beside what it took: memory.png.
+
+In    memory_report.json as a dictionary (training/memory_report.py), timings.jsonl of the same folder.
+Out   FOLDER/memory.png: for each device bars by phase, and the measured peak from one logged step to the next.
+Run   through training/train.py; again: `python -m training.memory_plot outputs/main`
+
+It is drawn when the run is over and its tensors are gone: matplotlib takes 40 MB, which is in nobody's plan.
+"""
+
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from preprocessing.errors import UserError, run
+from training.held_memory import give_back_resting
+from training.memory_report import GIB, REPORT, planned_of
+from training.run_log import lines_logged
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def draw_memory(report: dict[str, Any], folder: Path) -> None:
+    gc.collect()
+    give_back_resting()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    devices = report["measured"]["devices"]
+    figure = Figure(figsize=(8 * len(devices), 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, len(devices), squeeze=False)
+    for column, device in enumerate(devices):
+        draw_phases(axes[0, column], report, device)
+        draw_steps(axes[1, column], report, device, steps_of(folder, device))
+    figure.savefig(folder / "memory.png", dpi=120)
+
+
+def draw_phases(axes: "Axes", report: dict[str, Any], device: str) -> None:
+    """Planned and measured, side by side; phases in the order in which they were first entered."""
+    found = report["measured"]["devices"][device]
+    measured = found["phases"] | {"peak": found["peak"]}
+    planned = planned_of(report["planned"], device)
+    for shift, label, sizes in ((-0.2, "planned", planned), (0.2, "measured", measured)):
+        places = [place + shift for place, name in enumerate(measured) if name in sizes]
+        axes.bar(places, [sizes[name] / GIB for name in measured if name in sizes], 0.4, label=label)
+    axes.set_xticks(range(len(measured)), list(measured))
+    axes.set(title=f"{device}: the most in each phase", ylabel="GiB")
+    draw_limit(axes, report, device)
+    axes.legend(loc="lower right")
+
+
+def draw_steps(axes: "Axes", report: dict[str, Any], device: str, steps: dict[int, int]) -> None:
+    axes.plot(list(steps), [size / GIB for size in steps.values()], marker=".", label="measured since the line before")
+    if planned := planned_of(report["planned"], device).get("peak"):
+        axes.axhline(planned / GIB, linestyle="--", color="grey", label="planned peak")
+    axes.set(title=f"{device}: the most from line to line of timings.jsonl", xlabel="step", ylabel="GiB")
+    axes.set_ylim(bottom=0)
+    draw_limit(axes, report, device)
+    axes.legend(loc="lower right")
+
+
+def draw_limit(axes: "Axes", report: dict[str, Any], device: str) -> None:
+    """Where it is less than twice what was taken: beside a far higher one nothing else could be read."""
+    limit, peak = report["limit"], report["measured"]["devices"][device]["peak"]
+    if device == "cpu" and limit is not None:
+        if limit["size"] < 2 * peak:
+            axes.axhline(limit["size"] / GIB, linestyle=":", color="red", label="limit")
+        else:
+            axes.set_title(f"{axes.get_title()}; limit {limit['size'] / GIB:.1f} GiB")
+
+
+def steps_of(folder: Path, device: str) -> dict[int, int]:
+    """Step -> the most since the line before; of a step taken twice, the greater."""
+    steps: dict[int, int] = {}
+    for line in lines_logged(folder):
+        if phases := line.get("memory", {}).get(device):
+            steps[line["step"]] = max(steps.get(line["step"], 0), *phases.values())
+    return dict(sorted(steps.items()))
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise UserError("give one folder, that of a run: python -m training.memory_plot outputs/main")
+    folder = Path(sys.argv[1])
+    if not (folder / REPORT).is_file():
+        raise UserError(f"{folder} has no {REPORT}: it is not the folder of a run")
+    draw_memory(json.loads((folder / REPORT).read_text(encoding="utf-8")), folder)
+
+
+if __name__ == "__main__":
+    run(main)
