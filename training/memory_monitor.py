@@ -9,22 +9,41 @@ Linux keeps the most that a process had resident (VmHWM), and begins it anew whe
 one phase to another: what lies between two turns is that phase's own, and no peak is lost, wherever it falls. Where
 the file cannot be written the mark is never begun anew: there is one peak for all, and it is said why.
 
+What is resident includes what a phase before has freed and the allocator lets rest (training/held_memory.py). So
+there is a second figure, what a phase has used: tensors alive at their most, and what the process had beside tensors
+as the phase ended. That is what a plan tells beforehand.
+
 Who reads VmHWM or getrusage's ru_maxrss of such a process (`/usr/bin/time -v`) finds what came after its last turn.
-A turn is one read and one write of open files: 4 to 5 microseconds, for redheart-tiny a ten-thousandth to a
-two-thousandth of a step (`OMP_NUM_THREADS=1 python benchmarks/memory_monitor.py`).
+`OMP_NUM_THREADS=1 python benchmarks/memory_monitor.py` prints what a turn costs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
+from training.held_memory import is_held, take_recent
 from training.memory_limits import PROC
 
 FIRST, BETWEEN = "read", "between"
-Phases = dict[str, int]
+
+
+@dataclass
+class Most:
+    """Bytes: the most at all, and by phase; `used` less what rests, where that is known."""
+
+    peak: int = 0
+    phases: dict[str, int] = field(default_factory=dict)
+    used: dict[str, int] = field(default_factory=dict)
+
+    def count_in(self, other: Mapping[str, Any]) -> None:
+        """What `asdict` has made of another, of the same run."""
+        self.peak = max(self.peak, other["peak"])
+        for mine, theirs in ((self.phases, other["phases"]), (self.used, other.get("used", {}))):
+            mine |= {phase: max(size, mine.get(phase, 0)) for phase, size in theirs.items()}
 
 
 class Device(Protocol):
@@ -33,20 +52,23 @@ class Device(Protocol):
     name: str
     unable: str | None
 
-    def take(self) -> int:
-        """Bytes, the most since it was last asked; where phases cannot be told apart, since the start."""
+    def take(self) -> tuple[int, int | None]:
+        """Bytes, the most since it was last asked (where phases cannot be told apart, since the start); of them used,
+        None where that is not known."""
         ...
 
 
 class ProcessMemory:
-    """What the process has resident: on the CPU all phases share it with the interpreter."""
+    """What the process has resident: on the CPU all phases share it with the interpreter. Of its tensors is known what
+    rests if they were held by the time this was made."""
 
     name = "cpu"
 
     def __init__(self, proc: Path = PROC):
         self.unable: str | None = None
+        self.is_held = is_held()
         self.status = (proc / "self" / "status").open("rb", buffering=0)
-        self.missed = self.most()
+        self.missed, _ = self.sizes()
         mark = proc / "self" / "clear_refs"
         try:
             self.mark = mark.open("wb", buffering=0)
@@ -54,15 +76,23 @@ class ProcessMemory:
         except OSError as error:
             self.unable = f"{mark} cannot be written: {error.strerror}"
 
-    def most(self) -> int:
+    def sizes(self) -> tuple[int, int]:
+        """The most since the mark was begun anew, and what there is now."""
         self.status.seek(0)
-        return 1024 * int(self.status.read(4096).partition(b"VmHWM:")[2].split(None, 1)[0])
+        _, _, lines = self.status.read(4096).partition(b"VmHWM:")
+        most, _, now, *_ = lines.replace(b"VmRSS:", b"").split(None, 3)
+        return 1024 * int(most), 1024 * int(now)
 
-    def take(self) -> int:
-        most, self.missed = max(self.most(), self.missed), 0
-        if self.unable is None:
-            self.mark.write(b"5")
-        return most
+    def take(self) -> tuple[int, int | None]:
+        most, now = self.sizes()
+        most, self.missed = max(most, self.missed), 0
+        if self.unable is not None:
+            return most, None
+        self.mark.write(b"5")
+        if not self.is_held:
+            return most, None
+        tensors = take_recent()
+        return most, min(most, tensors.most + now - tensors.live - tensors.resting)
 
 
 class CudaMemory:
@@ -74,10 +104,10 @@ class CudaMemory:
         torch.cuda.init()
         self.device, self.name = device, f"cuda:{device.index or 0}"
 
-    def take(self) -> int:
+    def take(self) -> tuple[int, int | None]:
         most = torch.cuda.max_memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
-        return most
+        return most, None
 
 
 class MemoryMonitor:
@@ -87,9 +117,10 @@ class MemoryMonitor:
     def __init__(self, *devices: Device):
         self.devices = devices or (ProcessMemory(),)
         self.current, self.around = FIRST, [BETWEEN]
-        self.peaks: dict[str, int] = {device.name: 0 for device in self.devices}
-        self.phases: dict[str, Phases] = {device.name: {} for device in self.devices}
-        self.recent: dict[str, Phases] = {device.name: {} for device in self.devices}
+        self.most, self.recent = self.nothing(), self.nothing()
+
+    def nothing(self) -> dict[str, Most]:
+        return {device.name: Most() for device in self.devices}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -103,32 +134,22 @@ class MemoryMonitor:
 
     def turn(self, name: str) -> None:
         """What was taken until now belongs to the phase so far, what is taken from now on to `name`."""
+        phase = self.current
         for device in self.devices:
-            most = device.take()
-            self.peaks[device.name] = max(self.peaks[device.name], most)
-            phase = self.current if device.unable is None else "peak"
-            for kept in (self.phases[device.name], self.recent[device.name]):
-                if most > kept.get(phase, 0):
-                    kept[phase] = most
+            most, used = device.take()
+            for kept in (self.most[device.name], self.recent[device.name]):
+                kept.peak = max(kept.peak, most)
+                if device.unable is None and most > kept.phases.get(phase, 0):
+                    kept.phases[phase] = most
+                if used is not None and used > kept.used.get(phase, 0):
+                    kept.used[phase] = used
         self.current = name
 
-    def take_recent(self) -> dict[str, Phases]:
-        """Bytes by device and phase since this was last asked for; {"peak": bytes} of all the time, where phases
-        cannot be told apart."""
+    def take_recent(self) -> dict[str, dict[str, Any]]:
+        """Of each device the most since this was last asked for, as a dictionary."""
         self.turn(self.current)
-        recent, self.recent = self.recent, {name: {} for name in self.recent}
-        return recent
-
-    def recall(self, device: str, phases: Phases) -> None:
-        """Counts in what an earlier stretch of the run took; under `peak`, what is of no phase."""
-        if device in self.peaks:
-            self.peaks[device] = max(self.peaks[device], *phases.values(), 0)
-            known = self.phases[device]
-            known |= {name: max(size, known.get(name, 0)) for name, size in phases.items()}
-
-    def unable(self) -> dict[str, str]:
-        """Devices whose phases cannot be told apart, and why."""
-        return {device.name: device.unable for device in self.devices if device.unable is not None}
+        recent, self.recent = self.recent, self.nothing()
+        return {name: asdict(most) for name, most in recent.items()}
 
 
 def monitor_of(device: torch.device) -> MemoryMonitor:

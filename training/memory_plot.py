@@ -34,26 +34,37 @@ def draw_memory(report: dict[str, Any], folder: Path) -> None:
     axes = figure.subplots(2, len(devices), squeeze=False)
     for column, device in enumerate(devices):
         draw_phases(axes[0, column], report, device)
-        draw_steps(axes[1, column], report, device, steps_of(folder, device))
+        draw_steps(axes[1, column], report, device, folder)
     figure.savefig(folder / "memory.png", dpi=120)
 
 
 def draw_phases(axes: "Axes", report: dict[str, Any], device: str) -> None:
-    """Planned and measured, side by side; phases in the order in which they were first entered."""
+    """Side by side what was planned, used and resident, in the order in which phases were first entered."""
     found = report["measured"]["devices"][device]
-    measured = found["phases"] | {"peak": found["peak"]}
-    planned = planned_of(report["planned"], device)
-    for shift, label, sizes in ((-0.2, "planned", planned), (0.2, "measured", measured)):
-        places = [place + shift for place, name in enumerate(measured) if name in sizes]
-        axes.bar(places, [sizes[name] / GIB for name in measured if name in sizes], 0.4, label=label)
-    axes.set_xticks(range(len(measured)), list(measured))
+    resident = found["phases"] | {"peak": found["peak"]}
+    bars = {"planned": planned_of(report["planned"], device), "used": found["used"], "resident": resident}
+    bars = {label: sizes for label, sizes in bars.items() if sizes}
+    width = 0.8 / len(bars)
+    for number, (label, sizes) in enumerate(bars.items()):
+        places = {place + number * width: name for place, name in enumerate(resident) if name in sizes}
+        axes.bar(list(places), [sizes[name] / GIB for name in places.values()], width, label=label)
+    axes.set_xticks([place + (len(bars) - 1) * width / 2 for place in range(len(resident))], list(resident))
     axes.set(title=f"{device}: the most in each phase", ylabel="GiB")
     draw_limit(axes, report, device)
     axes.legend(loc="lower right")
 
 
-def draw_steps(axes: "Axes", report: dict[str, Any], device: str, steps: dict[int, int]) -> None:
-    axes.plot(list(steps), [size / GIB for size in steps.values()], marker=".", label="measured since the line before")
+def draw_steps(axes: "Axes", report: dict[str, Any], device: str, folder: Path) -> None:
+    """Of a step that was taken twice, the greater."""
+    lines = [(line["step"], line["memory"][device]) for line in lines_logged(folder) if device in line.get("memory", {})]
+    for label in ("resident", "used"):
+        steps: dict[int, int] = {}
+        for step, most in lines:
+            size = most["peak"] if label == "resident" else max(most["used"].values(), default=0)
+            steps[step] = max(steps.get(step, 0), size)
+        if any(steps.values()):
+            heights = [steps[step] / GIB for step in sorted(steps)]
+            axes.plot(sorted(steps), heights, marker=".", label=f"{label}, since the line before")
     if planned := planned_of(report["planned"], device).get("peak"):
         axes.axhline(planned / GIB, linestyle="--", color="grey", label="planned peak")
     axes.set(title=f"{device}: the most from line to line of timings.jsonl", xlabel="step", ylabel="GiB")
@@ -70,15 +81,6 @@ def draw_limit(axes: "Axes", report: dict[str, Any], device: str) -> None:
             axes.axhline(limit["size"] / GIB, linestyle=":", color="red", label="limit")
         else:
             axes.set_title(f"{axes.get_title()}; limit {limit['size'] / GIB:.1f} GiB")
-
-
-def steps_of(folder: Path, device: str) -> dict[int, int]:
-    """Step -> the most since the line before; of a step taken twice, the greater."""
-    steps: dict[int, int] = {}
-    for line in lines_logged(folder):
-        if phases := line.get("memory", {}).get(device):
-            steps[line["step"]] = max(steps.get(line["step"], 0), *phases.values())
-    return dict(sorted(steps.items()))
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ class RunLog:
         if not self.active:
             return
         if timings and self.memory:
-            timings = timings | {"memory": self.memory.take_recent()}
+            timings = timings | {"memory": self.memory.monitor.take_recent()}
         self.metrics.write(json.dumps({"step": step} | numbers) + "\n")
         self.metrics.flush()
         for name, value in flatten(numbers | (timings or {})):

@@ -59,8 +59,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     """The whole run, from the recipe to final/; gives back the main process's memory_report.json."""
     started = time.perf_counter()
     accelerator = build_accelerator(config)
-    monitor = monitor_of(accelerator.device)
     hold(config, accelerator)
+    monitor = monitor_of(accelerator.device)
     tokenizer, model_config = read_architecture(config)
     config.refuse_idle_settings(model_config)
     refuse_at_once(config, model_config, accelerator)

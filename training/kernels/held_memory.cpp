@@ -47,6 +47,7 @@ class HeldMemory {
         used_.emplace(block, bytes);
         live_ += bytes;
         most_ = std::max(most_, live_);
+        recent_ = std::max(recent_, live_);
         return block;
     }
 
@@ -70,6 +71,13 @@ class HeldMemory {
     void figures(uint64_t* live, uint64_t* resting, uint64_t* most) {
         const std::lock_guard<std::mutex> guard(mutex_);
         *live = live_, *resting = resting_, *most = most_;
+    }
+
+    // As `figures`, but the most since this was last asked for.
+    void take_recent(uint64_t* live, uint64_t* resting, uint64_t* most) {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        *live = live_, *resting = resting_, *most = recent_;
+        recent_ = live_;
     }
 
     // A process that forks must not leave its child a lock that nobody holds.
@@ -120,7 +128,7 @@ class HeldMemory {
     std::unordered_map<void*, size_t> used_;
     Order order_;  // by when they came to rest
     std::multimap<size_t, Order::iterator> by_size_;
-    size_t live_ = 0, resting_ = 0, most_ = 0;
+    size_t live_ = 0, resting_ = 0, most_ = 0, recent_ = 0;
 };
 
 HeldMemory& held() {
@@ -159,4 +167,8 @@ void held_memory_install() {
 void held_memory_give_back_resting() { held().give_back_resting(); }
 
 void held_memory_figures(uint64_t* live, uint64_t* resting, uint64_t* most) { held().figures(live, resting, most); }
+
+void held_memory_take_recent(uint64_t* live, uint64_t* resting, uint64_t* most) {
+    held().take_recent(live, resting, most);
+}
 }
