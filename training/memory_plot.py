@@ -10,6 +10,7 @@ It is drawn when the run is over and its tensors are gone: matplotlib takes 40 M
 import gc
 import json
 import sys
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,15 +52,16 @@ def draw_phases(axes: "Axes", report: dict[str, Any], device: str) -> None:
     axes.set_xticks([place + (len(bars) - 1) * width / 2 for place in range(len(resident))], list(resident))
     axes.set(title=f"{device}: the most in each phase", ylabel="GiB")
     draw_limit(axes, report, device)
-    axes.legend(loc="lower right")
+    axes.set_ylim(0, 1.2 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(loc="upper left", ncols=4)
 
 
 def draw_steps(axes: "Axes", report: dict[str, Any], device: str, folder: Path) -> None:
     """Of a step that was taken twice, the greater."""
-    lines = [(line["step"], line["memory"][device]) for line in lines_logged(folder) if device in line.get("memory", {})]
+    lines = [(line["step"], line.get("memory", {}).get(device)) for line in lines_logged(folder)]
     for label in ("resident", "used"):
         steps: dict[int, int] = {}
-        for step, most in lines:
+        for step, most in filter(itemgetter(1), lines):
             size = most["peak"] if label == "resident" else max(most["used"].values(), default=0)
             steps[step] = max(steps.get(step, 0), size)
         if any(steps.values()):
@@ -68,9 +70,9 @@ def draw_steps(axes: "Axes", report: dict[str, Any], device: str, folder: Path) 
     if planned := planned_of(report["planned"], device).get("peak"):
         axes.axhline(planned / GIB, linestyle="--", color="grey", label="planned peak")
     axes.set(title=f"{device}: the most from line to line of timings.jsonl", xlabel="step", ylabel="GiB")
-    axes.set_ylim(bottom=0)
     draw_limit(axes, report, device)
-    axes.legend(loc="lower right")
+    axes.set_ylim(0, 1.2 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(loc="upper left", ncols=4)
 
 
 def draw_limit(axes: "Axes", report: dict[str, Any], device: str) -> None:

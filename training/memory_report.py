@@ -4,11 +4,11 @@ In    a MemoryMonitor; the plan and its limit, where the run is planned; what ea
 Out   memory_report.json in output_dir; from it and timings.jsonl, memory.png (training/memory_plot.py).
 Run   through training/train.py
 
-memory_report.json: `planned`, as MemoryPlan.to_dict has it, and `limit`; `measured`, the process's `peak` with its phase,
-`phases` and what of them is `used` (training/memory_monitor.py), and the same of each of `devices`; `error`, by device
-planned over measured, less one: of the peak, and of what each phase used, where that is known, else of all that was
-resident in it. A phase that was planned or measured alone has none. A run that goes on keeps the most of its earlier
-stretches.
+memory_report.json: `planned`, as MemoryPlan.to_dict has it, and `limit`; `measured`, the process's `peak` with its
+phase, `phases` and what of them is `used` (training/memory_monitor.py), and the same of each of `devices`; `error`, by
+device planned over measured, less one: of the peak, and of what each phase used, where that is known, else of all that
+was resident in it. A phase that was planned or measured alone has none. A run that goes on keeps the most of its
+earlier stretches.
 """
 
 import json
@@ -79,7 +79,7 @@ class MemoryReport:
     def error(self, device: str, most: Most) -> dict[str, float]:
         """Planned over measured, less one, of each phase that was both."""
         planned, measured = planned_of(self.planned, device), (most.used or most.phases) | {"peak": most.peak}
-        return {name: round(planned[name] / size - 1, 4) for name, size in measured.items() if size and name in planned}
+        return {name: round(planned[name] / size - 1, 4) for name, size in measured.items() if planned.get(name)}
 
     def write(self) -> None:
         write_json(self.output_dir / REPORT, self.to_dict())

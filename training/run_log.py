@@ -49,8 +49,8 @@ class RunLog:
             self.bar.update()
 
     def write(self, step: int, numbers: dict[str, Any], timings: dict[str, Any] | None = None) -> None:
-        """One line of metrics.jsonl and the same numbers on the board; timings, and memory beside them, go to a file of
-        their own."""
+        """One line of metrics.jsonl and the same numbers on the board; timings go to a file of their own, and memory
+        with them."""
         if not self.active:
             return
         if timings and self.memory:
