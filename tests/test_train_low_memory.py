@@ -48,7 +48,7 @@ def start(recipe: Path) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def measured(run: Path) -> int:
+def peak_in(run: Path) -> int:
     return json.loads((run / "memory_report.json").read_text())["measured"]["peak"]
 
 
@@ -62,14 +62,14 @@ def test_800_million_weights_within_four_gib(recipe):
     while not (run / "memory_report.json").exists():  # written right after the first checkpoint
         assert first.poll() is None, first.stderr.read().decode()
         time.sleep(0.1)
-    before = measured(run)
+    before = peak_in(run)
     first.send_signal(signal.SIGKILL)
     first.wait()
     second = start(recipe)
     _, said = second.communicate()
     assert second.returncode == 0, said.decode()
     planned = json.loads((run / "memory_report.json").read_text())["planned"]["peak"]
-    after = measured(run)
+    after = peak_in(run)
     for measured in (before, after):
         assert measured <= LIMIT
         assert 0.98 < planned / measured < 1.03, (planned, before, after)
