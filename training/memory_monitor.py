@@ -98,7 +98,7 @@ class ProcessMemory:
 class CudaMemory:
     """What tensors take on a GPU."""
 
-    unable = None
+    unable: str | None = None
 
     def __init__(self, device: torch.device):
         torch.cuda.init()
