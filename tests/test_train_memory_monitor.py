@@ -173,7 +173,7 @@ def test_a_run_reports_its_plan_beside_what_every_phase_took(tokenizer_dir, tmp_
     assert process.returncode == 0, said
     report = read_json(tmp_path / "run" / "memory_report.json")
     measured, planned = report["measured"], report["planned"]
-    assert set(measured["phases"]) == {*planned["phases"], "between"}
+    assert set(measured["phases"]) == {*planned["phases"], "between", "draw"}
     assert measured["devices"]["cpu"].items() <= measured.items()
     for phase, size in measured["phases"].items():
         assert measured["used"][phase] <= size <= measured["peak"], phase

@@ -4,7 +4,8 @@ In    memory_report.json as a dictionary (training/memory_report.py), timings.js
 Out   FOLDER/memory.png: for each device bars by phase, and the measured peak from one logged step to the next.
 Run   through training/train.py; again: `python -m training.memory_plot outputs/main`
 
-It is drawn when the run is over and its tensors are gone: matplotlib takes 40 MB, which is in nobody's plan.
+It is drawn when the run is over and its tensors are gone: matplotlib takes 40 MB, which are not planned for. In
+memory_report.json it is a phase of its own, `draw`; in the plot it cannot be.
 """
 
 import gc

@@ -46,17 +46,19 @@ from training.standardize import fit_standardization, wants_standardization  # n
 def main() -> None:
     config = parse_config(sys.argv[1:])
     try:
-        report = train(config)
-        if report is not None:  # only here: the run's memory is free again, and what draws needs some
-            draw_memory(report, Path(config.output_dir))
+        memory = train(config)
+        if memory is not None:  # only here: the run's memory is free again, and what draws needs some
+            with memory.monitor.phase("draw"):
+                draw_memory(memory.to_dict(), memory.output_dir)
+            memory.write()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             error.filename = error.filename or config.output_dir  # a write that fails does not say where
         raise
 
 
-def train(config: TrainConfig) -> dict[str, Any] | None:
-    """The whole run, from the recipe to final/; gives back the main process's memory_report.json."""
+def train(config: TrainConfig) -> MemoryReport | None:
+    """The whole run, from the recipe to final/; gives back, in the main process, what it took of memory."""
     started = time.perf_counter()
     accelerator = build_accelerator(config)
     hold(config, accelerator)
@@ -110,7 +112,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         memory.write()
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    return memory.to_dict() if accelerator.is_main_process else None
+    return memory if accelerator.is_main_process else None
 
 
 def final_stands(config: TrainConfig, loop: MonitoredLoop) -> bool:
