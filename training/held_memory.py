@@ -13,7 +13,7 @@ tensor (Python's objects, a kernel's own buffers) stays with the C library, whic
 
 import ctypes
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from training.native import load_kernel
 
@@ -41,8 +41,27 @@ def hold_memory() -> None:
     kernel.held_memory_install()
 
 
+def is_held() -> bool:
+    return bool(hold_memory.cache_info().currsize)
+
+
 def held_memory() -> HeldMemory:
     """What is held now; call `hold_memory` first."""
+    return ask(load_kernel("held_memory").held_memory_figures)
+
+
+def take_recent() -> HeldMemory:
+    """The same, but the most since this was last asked for."""
+    return ask(load_kernel("held_memory").held_memory_take_recent)
+
+
+def ask(function: Any) -> HeldMemory:
     numbers = [ctypes.c_uint64() for _ in HeldMemory._fields]
-    load_kernel("held_memory").held_memory_figures(*map(ctypes.byref, numbers))
+    function(*map(ctypes.byref, numbers))
     return HeldMemory(*(number.value for number in numbers))
+
+
+def give_back_resting() -> None:
+    """What rests goes back to the system: tensors are over, and something else is to come."""
+    if is_held():
+        load_kernel("held_memory").held_memory_give_back_resting()

@@ -9,8 +9,8 @@ Inside, torch makes fake tensors (its FakeTensorMode): they have shapes, types a
 writes down each storage as it comes and strikes it out when the last tensor on it has gone, so that what is kept for
 the backward pass, what views share and what is freed on the way are counted as they would be. What follows from real
 tensors alone (the batch, masks, rows of alternatives) is computed, since shapes depend on its values; such tensors
-pass for being wherever they are wanted. The value of a fake tensor is not known: who asks gets `ledger.answer`, true or
-false. What a kernel takes for itself is not seen.
+pass for being wherever they are wanted. The value of a fake tensor is not known: who asks gets `ledger.answer`, true
+or false. What a kernel takes for itself is not seen.
 """
 
 import weakref

@@ -1,14 +1,13 @@
-"""A run and its memory: held, planned before the model is made, refused where it would not fit, reported at the end.
+"""A run and its memory: held, planned before the model is made, refused where it would not fit.
 
 In    a TrainConfig, its data, the accelerator.
-Out   a MemoryPlan, or DoesNotFit (exit code 3); memory_report.json in output_dir: planned and measured.
+Out   a MemoryPlan and its limit, or DoesNotFit (exit code 3).
 Run   through training/train.py; `python -m training.memory` asks without a run.
 """
 
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,6 @@ from training.memory_plan import heaviest_groups, plan_memory
 from training.memory_search import search, suggestions
 from training.memory_search_gpu import settle_swap
 from training.native import has_compiler
-from training.report import write_json
 from training.run_facts import check_memory
 
 GIB = 2**30
@@ -94,24 +92,22 @@ def refuse_at_once(config: TrainConfig, model_config: RedHeartConfig, accelerato
 
 def plan_run(
     config: TrainConfig, model_config: RedHeartConfig, data: RunData, collator: Collator, accelerator: Accelerator
-) -> tuple[TrainConfig, MemoryPlan | None]:
-    """The plan of this very run, None where none is made; its config, with `swap` settled. Raises DoesNotFit above a
-    limit."""
+) -> tuple[TrainConfig, MemoryPlan | None, dict[str, Limit]]:
+    """The run's config, with `swap` settled; its plan, None where none is made; the limits it is held to. Raises
+    DoesNotFit above one of them."""
     if not is_planned(config, accelerator):
         if config.swap == "auto":
-            raise UserError("swap auto goes by the run's plan, and plan_memory is false; say on or off")
-        return config, None
+            raise UserError("swap auto goes by the run's plan, and none is made for this run; say on or off")
+        return config, None, {}
     planned = partial(plan_with, data, collator, model_config, accelerator.device)
-    limits = limits_of(config, accelerator)
-    asked = config.swap
+    limits, asked = limits_of(config, accelerator), config.swap
     config, found = settle_swap(config, planned, sizes_of(limits))
     if asked == "auto":
-        accelerator.print(
-            f"swap auto: {config.swap}; the plan takes {found.devices['gpu'].peak / GIB:.2f} GiB of the GPU"
-        )
+        taken = ", ".join(f"{plan.peak / GIB:.2f} GiB ({device.upper()})" for device, plan in found.devices.items())
+        accelerator.print(f"swap auto: {config.swap}; the run is planned to take {taken}")
     if not found.fits(sizes_of(limits)):
         raise refusal(config, found, limits, planned, model_config.max_length)
-    return config, found
+    return config, found, limits
 
 
 def plan_with(
@@ -168,9 +164,3 @@ def taught_terms(plan: BatchPlan, data: RunData, collator: Collator, model_confi
     if taught & set(JUDGED):
         taught.add("surd")
     return [term for term in terms_of(model_config) if term in taught]
-
-
-def write_memory_report(output_dir: Path, plan: MemoryPlan) -> None:
-    """Planned and measured bytes; what was measured is this process's, from its start."""
-    measured: dict[str, Any] = {"peak": most_resident()}
-    write_json(output_dir / "memory_report.json", {"planned": plan.to_dict(), "measured": measured})

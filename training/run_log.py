@@ -9,15 +9,22 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
+if TYPE_CHECKING:
+    from training.memory_report import MemoryReport
+
 
 class RunLog:
     """Writes only where `active` (the main process)."""
+
+    memory: "MemoryReport | None" = None
+    """Of a run whose memory is measured (training/monitored_loop.py)."""
 
     def __init__(self, output_dir: Path, start_step: int, total_steps: int, metrics_bytes: int, active: bool):
         self.active = active
@@ -37,13 +44,17 @@ class RunLog:
 
     def advance(self, loss: float) -> None:
         if self.active:
-            self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            memory = self.memory.on_bar() if self.memory else {}
+            self.bar.set_postfix({"loss": f"{loss:.4f}"} | memory, refresh=False)
             self.bar.update()
 
-    def write(self, step: int, numbers: dict[str, Any], timings: dict[str, float] | None = None) -> None:
-        """One line of metrics.jsonl and the same numbers on the board; timings go to a file of their own."""
+    def write(self, step: int, numbers: dict[str, Any], timings: dict[str, Any] | None = None) -> None:
+        """One line of metrics.jsonl and the same numbers on the board; timings go to a file of their own, and memory
+        with them."""
         if not self.active:
             return
+        if timings and self.memory:
+            timings = timings | {"memory": self.memory.monitor.take_recent()}
         self.metrics.write(json.dumps({"step": step} | numbers) + "\n")
         self.metrics.flush()
         for name, value in flatten(numbers | (timings or {})):
@@ -51,6 +62,15 @@ class RunLog:
         if timings:
             self.timings.write(json.dumps({"step": step} | timings) + "\n")
             self.timings.flush()
+
+    def saving(self) -> AbstractContextManager[None]:
+        """Around what writes a checkpoint."""
+        return self.memory.monitor.phase("save") if self.memory else nullcontext()
+
+    def saved(self) -> None:
+        """A killed run leaves what it had measured by then."""
+        if self.memory:
+            self.memory.write()
 
     def metrics_bytes(self) -> int:
         """Length of metrics.jsonl, flushed to the disk: a checkpoint may not know of lines that a crash could lose."""
@@ -97,11 +117,16 @@ def drop_torn_line(path: Path) -> None:
         os.truncate(path, len(whole) + len(newline))
 
 
-def seconds_logged(output_dir: Path) -> float:
-    """What timings.jsonl adds up to: the time of all earlier stretches of a run, steps taken twice included."""
+def lines_logged(output_dir: Path) -> list[dict[str, Any]]:
+    """Of timings.jsonl, all earlier stretches of a run, steps taken twice included."""
     path = output_dir / "timings.jsonl"
     *lines, _ = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]  # the last may be half a line
-    return sum(json.loads(line)["seconds"] for line in lines)
+    return [json.loads(line) for line in lines]
+
+
+def seconds_logged(output_dir: Path) -> float:
+    """What timings.jsonl adds up to."""
+    return sum(line["seconds"] for line in lines_logged(output_dir))
 
 
 def flatten(numbers: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

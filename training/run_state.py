@@ -48,8 +48,10 @@ def save_run(loop: "TrainLoop", log: RunLog) -> None:
                 loop.surd_targets.save(folder / "surd_predictions.safetensors")
             (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
-        write_folder(loop.output_dir / f"checkpoint-{loop.step}", write, {"step": loop.step})
-        remove_oldest(loop.output_dir, loop.config.save_total_limit)
+        with log.saving():
+            write_folder(loop.output_dir / f"checkpoint-{loop.step}", write, {"step": loop.step})
+            remove_oldest(loop.output_dir, loop.config.save_total_limit)
+        log.saved()
     accelerator.wait_for_everyone()
 
 

@@ -1,7 +1,8 @@
 """Train a Red Heart model: real text in, a model folder out.
 
 In    a recipe (training/recipes/*.yaml) and fields to set differently.
-Out   OUTPUT_DIR/final (model, tokenizer, card, metrics.json), checkpoints, metrics.jsonl; a table per task.
+Out   OUTPUT_DIR/final (model, tokenizer, card, metrics.json), checkpoints, metrics.jsonl; a table per task;
+      memory_report.json and memory.png, what the run was planned to take of memory and what it took.
 Run   accelerate launch --config_file accelerate_config.yaml training/train.py training/recipes/main.yaml
       python training/train.py --help
       torchrun --nproc_per_node 2 training/train.py RECIPE     (two processes on one CPU)
@@ -29,9 +30,12 @@ from training.config import TrainConfig  # noqa: E402
 from training.creation import save_model  # noqa: E402
 from training.data import RunData, label_weights, prepare_data  # noqa: E402
 from training.evaluate import Evaluation, evaluate_dev  # noqa: E402
-from training.loop import TrainLoop  # noqa: E402
-from training.memory_run import hold, plan_run, refuse_at_once, refuse_without_gpu, write_memory_report  # noqa: E402
+from training.memory_monitor import monitor_of  # noqa: E402
+from training.memory_plot import draw_memory  # noqa: E402
+from training.memory_report import MemoryReport  # noqa: E402
+from training.memory_run import hold, plan_run, refuse_at_once, refuse_without_gpu  # noqa: E402
 from training.model_card import write_model_card  # noqa: E402
+from training.monitored_loop import MonitoredLoop  # noqa: E402
 from training.report import figures_table  # noqa: E402
 from training.rewrite import finish_rewrite  # noqa: E402
 from training.run_log import seconds_logged  # noqa: E402
@@ -42,19 +46,24 @@ from training.standardize import fit_standardization, wants_standardization  # n
 def main() -> None:
     config = parse_config(sys.argv[1:])
     try:
-        train(config)
+        memory = train(config)
+        if memory is not None:  # only here: the run's memory is free again, and what draws needs some
+            with memory.monitor.phase("draw"):
+                draw_memory(memory.to_dict(), memory.output_dir)
+            memory.write()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             error.filename = error.filename or config.output_dir  # a write that fails does not say where
         raise
 
 
-def train(config: TrainConfig) -> None:
-    """The whole run, from the recipe to final/."""
+def train(config: TrainConfig) -> MemoryReport | None:
+    """The whole run, from the recipe to final/; gives back, in the main process, what it took of memory."""
     started = time.perf_counter()
     accelerator = build_accelerator(config)
     refuse_without_gpu(config, accelerator)
     hold(config, accelerator)
+    monitor = monitor_of(accelerator.device)
     tokenizer, model_config = read_architecture(config)
     config.refuse_idle_settings(model_config)
     refuse_at_once(config, model_config, accelerator)
@@ -66,38 +75,48 @@ def train(config: TrainConfig) -> None:
     with accelerator.main_process_first():
         data = prepare_data(config, model_config, tokenizer, write=accelerator.is_main_process)
     collator = Collator(tokenizer)
-    config, plan = plan_run(config, model_config, data, collator, accelerator)
-    _, model = build_model(config)
+    config, plan, limits = plan_run(config, model_config, data, collator, accelerator)
+    memory = MemoryReport(Path(config.output_dir), monitor, plan, limits, accelerator.num_processes)
+    with monitor.phase("load"):
+        _, model = build_model(config)
     if config.class_balance is not None:
         model.config.label_weights = label_weights(data.emotion_counts, config.class_balance)
     if wants_standardization(model) and checkpoint is None:
-        fit_standardization(model, data.train, collator, config, accelerator.device, accelerator.is_main_process)
+        with monitor.phase("standardize"):
+            fit_standardization(model, data.train, collator, config, accelerator.device, accelerator.is_main_process)
 
     evaluated: dict[int, Evaluation] = {}
 
     def evaluate() -> dict[str, Any]:
-        evaluated[loop.step] = evaluate_dev(model, tokenizer, data.dev, config.mixed_precision)
+        with monitor.phase("evaluate"):
+            evaluated[loop.step] = evaluate_dev(model, tokenizer, data.dev, config.mixed_precision)
         return evaluated[loop.step][0]
 
-    loop = TrainLoop(accelerator, model, data.train, collator, config, evaluate if data.dev else None)
+    judge = evaluate if data.dev else None
+    loop = MonitoredLoop(accelerator, model, data.train, collator, config, judge, memory=memory)
     if checkpoint is not None:
         accelerator.print(f"going on from {checkpoint}")
-        load_run(loop, checkpoint)
+        memory.recall(checkpoint.parent)
+        with monitor.phase("resume"):
+            load_run(loop, checkpoint)
         started -= seconds_logged(Path(config.output_dir))
     if final_stands(config, loop):
         accelerator.print(f"{config.output_dir}/final is already what this run ends with; nothing is left to do")
     else:
         loop.train()
         if accelerator.is_main_process:
-            evaluation = evaluated.get(loop.step) or evaluate_dev(model, tokenizer, data.dev, config.mixed_precision)
-            finish(config, loop, tokenizer, data, evaluation, time.perf_counter() - started)
-    if plan is not None:
-        write_memory_report(Path(config.output_dir), plan)
+            if loop.step not in evaluated:
+                evaluate()
+            with monitor.phase("save"):
+                finish(config, loop, tokenizer, data, evaluated[loop.step], time.perf_counter() - started)
+    if accelerator.is_main_process:
+        memory.write()
     accelerator.wait_for_everyone()
     accelerator.end_training()
+    return memory if accelerator.is_main_process else None
 
 
-def final_stands(config: TrainConfig, loop: TrainLoop) -> bool:
+def final_stands(config: TrainConfig, loop: MonitoredLoop) -> bool:
     """Whether final/ was written by this very run after its last step: thresholds chosen since then are to stay."""
     final = Path(config.output_dir) / "final"
     if loop.step < loop.total_steps or not all((final / name).is_file() for name in (MANIFEST, "train_config.json")):
@@ -110,7 +129,7 @@ def final_stands(config: TrainConfig, loop: TrainLoop) -> bool:
 
 def finish(
     config: TrainConfig,
-    loop: TrainLoop,
+    loop: MonitoredLoop,
     tokenizer: PreTrainedTokenizerBase,
     data: RunData,
     evaluation: Evaluation,

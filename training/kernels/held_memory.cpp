@@ -47,6 +47,7 @@ class HeldMemory {
         used_.emplace(block, bytes);
         live_ += bytes;
         most_ = std::max(most_, live_);
+        recent_ = std::max(recent_, live_);
         return block;
     }
 
@@ -62,9 +63,21 @@ class HeldMemory {
         return true;
     }
 
+    void give_back_resting() {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        while (!order_.empty()) give_back_oldest();
+    }
+
     void figures(uint64_t* live, uint64_t* resting, uint64_t* most) {
         const std::lock_guard<std::mutex> guard(mutex_);
         *live = live_, *resting = resting_, *most = most_;
+    }
+
+    // As `figures`, but the most since this was last asked for.
+    void take_recent(uint64_t* live, uint64_t* resting, uint64_t* most) {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        *live = live_, *resting = resting_, *most = recent_;
+        recent_ = live_;
     }
 
     // A process that forks must not leave its child a lock that nobody holds.
@@ -99,21 +112,23 @@ class HeldMemory {
     // Gives back what rested longest, until `bytes` more leave the process no larger than it has been or must be.
     void make_room(size_t bytes) {
         const size_t allowed = std::max(most_, live_ + bytes);
-        while (!order_.empty() && live_ + resting_ + bytes > allowed) {
-            const Resting oldest = order_.front();
-            const auto same = by_size_.equal_range(oldest.bytes);
-            by_size_.erase(std::find_if(same.first, same.second, [&](auto& entry) { return entry.second == order_.begin(); }));
-            order_.pop_front();
-            resting_ -= oldest.bytes;
-            munmap(oldest.block, oldest.bytes);
-        }
+        while (!order_.empty() && live_ + resting_ + bytes > allowed) give_back_oldest();
+    }
+
+    void give_back_oldest() {
+        const Resting oldest = order_.front();
+        const auto same = by_size_.equal_range(oldest.bytes);
+        by_size_.erase(std::find_if(same.first, same.second, [&](auto& entry) { return entry.second == order_.begin(); }));
+        order_.pop_front();
+        resting_ -= oldest.bytes;
+        munmap(oldest.block, oldest.bytes);
     }
 
     std::mutex mutex_;
     std::unordered_map<void*, size_t> used_;
     Order order_;  // by when they came to rest
     std::multimap<size_t, Order::iterator> by_size_;
-    size_t live_ = 0, resting_ = 0, most_ = 0;
+    size_t live_ = 0, resting_ = 0, most_ = 0, recent_ = 0;
 };
 
 HeldMemory& held() {
@@ -149,5 +164,11 @@ void held_memory_install() {
     c10::SetCPUAllocator(new HeldAllocator, 1);
 }
 
+void held_memory_give_back_resting() { held().give_back_resting(); }
+
 void held_memory_figures(uint64_t* live, uint64_t* resting, uint64_t* most) { held().figures(live, resting, most); }
+
+void held_memory_take_recent(uint64_t* live, uint64_t* resting, uint64_t* most) {
+    held().take_recent(live, resting, most);
+}
 }
