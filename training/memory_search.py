@@ -64,6 +64,8 @@ def choices(config: TrainConfig) -> list[tuple[float, dict[str, Any]]]:
     if config.mixed_precision != "bf16":
         halved["mixed_precision"] = "bf16"
     weights = [(1.0, {})] if config.weight_precision == "bf16" else [(1.0, {}), (1.01 * emulated, halved)]
+    if config.optimizer in ("sgd", "adafactor"):  # at their rates AdamW would not learn
+        updates, weights = [(1.0, {})], [(1.0, {})]
     pieces = [number for number in range(1, config.batch_size + 1) if config.batch_size % number == 0]
     pieces = [number for number in pieces if number & (number - 1) == 0 or number == config.batch_size]
     found: dict[str, tuple[float, dict[str, Any]]] = {}
@@ -79,10 +81,21 @@ def choices(config: TrainConfig) -> list[tuple[float, dict[str, Any]]]:
     return sorted(found.values(), key=itemgetter(0))
 
 
+def state_a_number(config: TrainConfig) -> int:
+    """What the optimizer keeps of each number of a large matrix; Adafactor's row and column are next to nothing."""
+    return {"adamw": 8, "adamw_8bit": 2, "adafactor": 0, "sgd": 4 if config.momentum else 0}[config.optimizer]
+
+
 def bytes_a_number(config: TrainConfig) -> int:
     """What a taught matrix takes for each of its numbers: weight, gradient, moments."""
     weight = 2 if config.weight_precision == "bf16" else 4
-    return weight + (0 if config.update_in_backward else weight) + (2 if config.optimizer == "adamw_8bit" else 8)
+    return weight + (0 if config.update_in_backward else weight) + state_a_number(config)
+
+
+def taught_numbers(config: TrainConfig, states: int, gradients: int) -> float:
+    """From the bytes of the optimizer's states, or of the float32 gradients where it keeps none to speak of."""
+    each = state_a_number(config)
+    return states / each if each else gradients / 4
 
 
 def search(
@@ -115,7 +128,7 @@ def expectation(
 ) -> Callable[[dict[str, Any]], float]:
     """Bytes that changes should lead to, by arithmetic from the plan that was asked for and one with blocks computed
     twice: no plan is made for what cannot fit."""
-    taught = asked.optimizer / (2 if config.optimizer == "adamw_8bit" else 8)
+    taught = taught_numbers(config, asked.optimizer, asked.gradients)
     rest = asked.process + asked.weights - taught * (2 if config.weight_precision == "bf16" else 4)
 
     def work(found: MemoryPlan) -> float:
