@@ -171,4 +171,4 @@ def test_the_least_is_no_more_than_the_plan(tmp_path):
         least, plan = least_of(config, memory.model_config_of(config)), memory.plan_of(config, 0)
         for kind, size in least.items():
             assert size <= getattr(plan, kind), kind
-            assert size == 0 or size > 0.15 * getattr(plan, kind), kind
+            assert size == 0 or size > 0.1 * getattr(plan, kind), kind
