@@ -1,9 +1,9 @@
 """What other estimators say a training step takes, of the very runs whose memory benchmarks/memory_plan.py measures.
 
-In    fields of a TrainConfig as JSON, with the data and tokenizer that they name; seconds that an estimate may take.
-Out   a line of JSON: of each estimator `tensors`, the bytes of tensors it predicts, and `seconds`, the processor's
-      for the estimate alone (imports and data left out); or `why` there is none.
-Run   python benchmarks/memory_peers.py '{"output_dir": "out", "train": [...], "tokenizer": "...", ...}' 600
+In    from standard input fields of TrainConfigs as JSON, a line each, with the data and tokenizer that they name.
+Out   for each a line of JSON: of each estimator `tensors`, the bytes of tensors it predicts, and `seconds`, the
+      processor's for the estimate alone (imports and data left out); or `why` there is none.
+Run   python benchmarks/memory_peers.py plan accelerate memtracker < configs.jsonl
 
 `plan` is this project's own, for its seconds. `accelerate` is what `accelerate estimate-memory` computes, on our
 model: the greatest of estimate_training_usage's numbers for float32, or for float16, which stands for all mixed
@@ -45,6 +45,7 @@ from training.memory_plan import heaviest_groups
 from training.memory_run import plan_with
 from training.optim import TermWeights, build_optimizer
 
+LIMIT = 600
 STEPS = 2  # the first makes the optimizer's states
 
 
@@ -139,32 +140,35 @@ ESTIMATORS = {
 }
 
 
-def estimate(name: str, asked: Run, limit: int) -> dict[str, Any]:
-    """In a process of its own, which is ended after `limit` seconds."""
+def estimate(name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """In a process of its own, which is ended after `LIMIT` seconds of the processor."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer"
         process = os.fork()
         if process == 0:
-            signal.alarm(limit)
-            started = time.process_time()
+            signal.setitimer(signal.ITIMER_PROF, LIMIT)  # a busy machine takes nobody's answer away
+            found: dict[str, Any] = {}
             try:
-                found: dict[str, Any] = {"tensors": ESTIMATORS[name](asked)}
+                asked = Run(TrainConfig(output_dir=folder, **config))
+                started = time.process_time()
+                found |= {"tensors": ESTIMATORS[name](asked), "seconds": time.process_time() - started}
             except Exception as error:  # whatever it is, it is why there is no answer
-                found = {"why": f"{type(error).__name__}: {error}"}
-            answer.write_text(json.dumps(found | {"seconds": time.process_time() - started}))
+                found |= {"why": f"{type(error).__name__}: {error}"}
+            answer.write_text(json.dumps(found))
             os._exit(0)
         _, status = os.waitpid(process, 0)
         if answer.exists():
             return json.loads(answer.read_text())
         why = signal.Signals(os.WTERMSIG(status)) if os.WIFSIGNALED(status) else status
-        return {"why": f"time limit of {limit} s" if why == signal.SIGALRM else f"ended by {why!s}"}
+        return {"why": f"time limit of {LIMIT} s" if why == signal.SIGPROF else f"ended by {why!s}"}
 
 
 def main() -> None:
-    if len(sys.argv) != 3 or not sys.argv[2].isdigit():
-        raise UserError(f"give a config as JSON and a limit in seconds, got {sys.argv[1:]}")
-    asked = Run(TrainConfig(**json.loads(sys.argv[1])))
-    print(json.dumps({name: estimate(name, asked, int(sys.argv[2])) for name in ESTIMATORS}))
+    names = sys.argv[1:]
+    if not names or set(names) - set(ESTIMATORS):
+        raise UserError(f"name estimators, of {', '.join(ESTIMATORS)}; got {names}")
+    for line in sys.stdin:
+        print(json.dumps({name: estimate(name, json.loads(line)) for name in names}), flush=True)
 
 
 if __name__ == "__main__":

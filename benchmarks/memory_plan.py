@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,6 @@ CHOICES: dict[str, list[Any]] = {
     "alternatives": [False, True],
 }
 PEERS = {"accelerate": "accelerate's estimate", "memtracker": "PyTorch's MemTracker"}
-WHYS = (*PEERS, "memtracker_alone")
-LIMIT = 600  # seconds of an estimate
 LOW = {"weight_precision": "bf16", "update_in_backward": True, "clipping": "previous_norm"}
 
 
@@ -90,28 +88,41 @@ def measure(chosen: dict[str, Any], tokenizer: Path, ram_gib: float) -> dict[str
     return found
 
 
-def ask_peers(chosen: dict[str, Any], tokenizer: Path) -> dict[str, Any]:
-    """What each estimator says of one run: `tensors` in bytes and `seconds`, or `why` it says nothing."""
-    fields, source = fields_of(chosen)
-    fields["model"] = {"max_length": fields.pop("model.max_length")}
-    with tempfile.TemporaryDirectory() as folder:
-        fields |= {"output_dir": folder, "tokenizer": str(tokenizer), "train": [source], "max_steps": 2}
-        command = [sys.executable, "benchmarks/memory_peers.py", json.dumps(fields), str(LIMIT)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{command} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return {"chosen": chosen} | json.loads(done.stdout.splitlines()[-1])
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def go_on(path: Path, chosen: list[dict[str, Any]], work: Callable[[dict[str, Any]], dict[str, Any]]) -> list[dict]:
-    """A row for each of `chosen`: those of the file, and what `work` finds for the others, which is added to it."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = [row["chosen"] for row in rows]
-    for one in tqdm([one for one in chosen if one not in done], desc=path.stem):
-        rows.append(work(one))
-        with path.open("a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
-    return rows
+def add_row(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def measure_all(path: Path, tokenizer: Path, ram_gib: float) -> list[dict[str, Any]]:
+    """A row for each configuration: those of the file, and the others, which are added to it."""
+    done = [row["chosen"] for row in rows_of(path)]
+    for chosen in tqdm([chosen for chosen in configurations() if chosen not in done], desc="runs"):
+        add_row(path, measure(chosen, tokenizer, ram_gib))
+    return rows_of(path)
+
+
+def ask_peers(path: Path, tokenizer: Path, every: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each estimator says of `every` run: `tensors` in bytes and `seconds`, or `why` it says nothing."""
+    done = [row["chosen"] for row in rows_of(path)]
+    waiting, configs = [chosen for chosen in every if chosen not in done], []
+    for chosen in waiting:
+        fields, source = fields_of(chosen)
+        fields["model"] = {"max_length": fields.pop("model.max_length")}
+        configs.append(json.dumps(fields | {"tokenizer": str(tokenizer), "train": [source], "max_steps": 2}))
+    command = [sys.executable, "benchmarks/memory_peers.py", "plan", *PEERS]
+    with tempfile.TemporaryFile("w+") as asked:
+        asked.write("\n".join(configs))
+        asked.seek(0)
+        with subprocess.Popen(command, cwd=ROOT, stdin=asked, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            answers = (json.loads(line) for line in process.stdout if line.startswith('{"plan"'))
+            for chosen, answer in zip(tqdm(waiting, desc="estimates"), answers, strict=True):
+                add_row(path, {"chosen": chosen} | answer)
+    return rows_of(path)
 
 
 def join(run: dict[str, Any], peers: list[dict[str, Any]]) -> dict[str, Any]:
@@ -183,13 +194,9 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     tokenizer = arguments.tokenizer.resolve()
-    every = list(configurations())
-    done = go_on(
-        arguments.output / "memory_plan.jsonl", every, lambda chosen: measure(chosen, tokenizer, arguments.ram_gib)
-    )
+    done = measure_all(arguments.output / "memory_plan.jsonl", tokenizer, arguments.ram_gib)
     measured = [run for run in done if run["exit_code"] == 0]
-    chosen = [run["chosen"] for run in measured]
-    peers = go_on(arguments.output / "memory_peers.jsonl", chosen, lambda one: ask_peers(one, tokenizer))
+    peers = ask_peers(arguments.output / "memory_peers.jsonl", tokenizer, [run["chosen"] for run in measured])
     runs = [join(run, peers) for run in measured]
     print("\n".join(sorted(map(as_line, [*runs, *(run for run in done if run["exit_code"])]))))
     print(summary(runs, "planned", "the plan"))
@@ -198,7 +205,7 @@ def main() -> None:
     with_adamw = [run for run in runs if run["chosen"]["optimizer"] == "adamw"]
     print(summary(with_adamw, "accelerate", f"{PEERS['accelerate']}, of AdamW"))
     for why, count in Counter(
-        f"{name}: {row[name]['why']}" for row in peers for name in WHYS if "why" in row[name]
+        f"{name}: {row[name]['why']}" for row in peers for name in PEERS if "why" in row[name]
     ).items():
         print(f"{count} without an answer, {why}")
     for name in ("plan", *PEERS):
