@@ -129,7 +129,7 @@ def join(run: dict[str, Any], peers: list[dict[str, Any]]) -> dict[str, Any]:
     """A measured run with the bytes that each peer predicts of it, where it does."""
     answers = next(answer for answer in peers if answer["chosen"] == run["chosen"])
     said = {name: answers[name]["tensors"] + run["process"] for name in PEERS if "tensors" in answers[name]}
-    return run | said | {"seconds": {name: answers[name].get("seconds") for name in ("plan", *PEERS)}}
+    return run | said
 
 
 def as_line(found: dict[str, Any]) -> str:
@@ -164,6 +164,15 @@ def summary(runs: list[dict[str, Any]], name: str, said: str) -> str:
             f"{100 * errors.max():+.1f} %, too low in {(errors < 0).sum()} of {len(errors)}"
         )
     return "\n".join(lines)
+
+
+def what_it_took(peers: list[dict[str, Any]]) -> Iterator[str]:
+    """Seconds of each estimator, and why some gave no answer."""
+    for name in ("plan", *PEERS):
+        taken = [row[name]["seconds"] for row in peers if "seconds" in row[name]]
+        yield f"{name}: {np.median(taken):.1f} s of the processor an estimate (median), {max(taken):.1f} at most"
+        for why, count in Counter(row[name]["why"] for row in peers if "why" in row[name]).items():
+            yield f"    {count} without an answer: {why}"
 
 
 def plot(runs: list[dict[str, Any]], path: Path) -> None:
@@ -204,17 +213,7 @@ def main() -> None:
         print(summary(runs, name, said))
     with_adamw = [run for run in runs if run["chosen"]["optimizer"] == "adamw"]
     print(summary(with_adamw, "accelerate", f"{PEERS['accelerate']}, of AdamW"))
-    for why, count in Counter(
-        f"{name}: {row[name]['why']}" for row in peers for name in PEERS if "why" in row[name]
-    ).items():
-        print(f"{count} without an answer, {why}")
-    for name in ("plan", *PEERS):
-        taken = [
-            run["seconds"][name] for run in runs if run["seconds"][name] is not None and name in {**run, "plan": 0}
-        ]
-        print(
-            f"{name}: an estimate takes {np.median(taken):.1f} s of the processor (median), {max(taken):.1f} at most"
-        )
+    print("\n".join(what_it_took(peers)))
     plot(runs, arguments.output / "memory_plan.png")
 
 
