@@ -61,6 +61,7 @@ FIELDS = [
     "min_learning_rate",
     "warmup_steps",
     "betas",
+    "momentum",
     "weight_decay",
     "max_grad_norm",
     "loss_weighting",

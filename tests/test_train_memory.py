@@ -21,12 +21,18 @@ def loop_of(tokenizer, scenarios, folder: Path, slots: int = 64, **fields):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "slots"), [("adamw", 64), pytest.param("adamw_8bit", 128, marks=NEEDS_COMPILER)]
+    ("fields", "slots", "kept_as"),
+    [
+        ({"optimizer": "adamw"}, 64, "exp_avg_sq"),
+        pytest.param({"optimizer": "adamw_8bit"}, 128, "exp_avg_sq", marks=NEEDS_COMPILER),
+        ({"optimizer": "sgd", "momentum": 0.9}, 64, "momentum_buffer"),
+    ],
+    ids=["adamw", "adamw_8bit", "sgd"],
 )
 def test_texts_of_the_step_take_the_place_of_what_is_looked_at_least(
-    tokenizer, scenarios, tmp_path, optimizer: str, slots: int
+    tokenizer, scenarios, tmp_path, fields: dict, slots: int, kept_as: str
 ):
-    loop = loop_of(tokenizer, scenarios, tmp_path / "run", slots, optimizer=optimizer)
+    loop = loop_of(tokenizer, scenarios, tmp_path / "run", slots, **fields)
     memory = loop.bare_model.model.scenario_memory
     kept: dict[str, torch.Tensor] = {}
     fill = memory.fill
@@ -55,7 +61,7 @@ def test_texts_of_the_step_take_the_place_of_what_is_looked_at_least(
     assert set(found.tolist()) <= set(kept["slots"].tolist())
     alike = torch.cosine_similarity(memory.values[found], kept["states"])
     assert alike.min() > 0.99
-    moments = loop.optimizer.state[memory.keys]["exp_avg_sq"]
+    moments = loop.optimizer.state[memory.keys][kept_as]
     assert float(moments[kept["slots"]].float().abs().max()) == 0.0
     assert float(moments[others].float().abs().max()) > 0.0
 

@@ -61,8 +61,10 @@ def planned(*options: object) -> dict:
         (1.03, ["--batch_size", 32, "--dev", json.dumps([f"scenarios={ROOT / 'data' / 'scenarios' / 'dev.jsonl'}"])]),
         (1.08, ["--batch_size", 32, "--model.modules", "[]", "--mixed_precision", "bf16"]),
         (1.03, ["--batch_size", 8, *BYTES, *CHECKPOINTING, "--model.intermediate_size", 12288]),
+        (1.03, ["--batch_size", 8, "--model.intermediate_size", 12288, "--optimizer", "sgd", "--momentum", 0.9]),
+        (1.03, ["--batch_size", 8, "--model.intermediate_size", 12288, "--optimizer", "adafactor"]),
     ],
-    ids=["all modules", "bf16", "checkpointing and bytes"],
+    ids=["all modules", "bf16", "checkpointing and bytes", "sgd with momentum", "adafactor"],
 )
 def test_a_run_takes_what_was_planned(highest, options, tokenizer_folder, tmp_path):
     """Never 2 % more than planned, and at most 3 % less; 8 in bf16. The interpreter is part of both, and measured."""
@@ -167,6 +169,18 @@ def test_moments_of_a_byte_take_a_quarter():
 
 
 OPTIMIZERS = ("adamw", "adamw_8bit")
+
+
+@pytest.mark.parametrize(("options", "share"), [((), 0.0), (("--momentum", 0.9), 1.0)])
+def test_sgd_keeps_what_it_moved_by_and_no_more(options, share):
+    plan = planned("--batch-size", 2, "--max-length", 16, "--optimizer", "sgd", *options)
+    assert plan["optimizer"] == share * plan["gradients"]
+
+
+def test_adafactor_keeps_a_row_and_a_column():
+    """Of a matrix of n x m numbers n + m; vectors and step counts are a few kilobytes."""
+    plan = planned("--batch-size", 2, "--max-length", 16, "--optimizer", "adafactor")
+    assert 0 < plan["optimizer"] < 0.06 * plan["gradients"]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def spec_of(
     **more: Any,
 ) -> str:
     config = {"output_dir": str(output_dir), "max_steps": STEPS, "loss_weighting": loss_weighting}
-    config |= {"optimizer": optimizer}
+    config |= {"optimizer": optimizer, "momentum": 0.9 if optimizer == "sgd" else 0.0}
     config |= {"gradient_accumulation_steps": 2, "batch_size": 3, "save_total_limit": 2, "log_steps": log_steps}
     return json.dumps({"tokenizer": str(tokenizer_dir), "config": config} | more)
 
@@ -65,7 +65,7 @@ def assert_same_run(one: Path, other: Path, log_steps: int = 1) -> None:
     assert sorted(path.name for path in other.glob("[.c]*")) == ["checkpoint-6", "checkpoint-8"]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("adamw_8bit", marks=NEEDS_COMPILER)])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("adamw_8bit", marks=NEEDS_COMPILER), "sgd", "adafactor"])
 def test_two_kills_change_nothing(tokenizer_dir: Path, tmp_path: Path, optimizer: str):
     # A negative number: inside a save, at that flush; a checkpoint has about twenty files. Losses are logged every
     # third step and saved every second: their means reach over checkpoints.

@@ -79,8 +79,10 @@ class TrainConfig:
     """How max_grad_norm is kept to with update_in_backward (training/in_backward.py). global: exactly, going through
     each step twice; per_parameter: no update has a root mean square above 1 (max_grad_norm is not used);
     previous_norm: by the norm of the step before."""
-    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
-    """adamw_8bit: the moments of matrices take a byte each instead of four, on the CPU; it needs a C++ compiler."""
+    optimizer: Literal["adamw", "adamw_8bit", "sgd", "adafactor"] = "adamw"
+    """adamw_8bit: the moments of matrices take a byte each instead of four, on the CPU; it needs a C++ compiler.
+    adafactor keeps a row and a column for each matrix, sgd nothing or its momentum; their rates mean something else
+    (training/optim.py)."""
     learning_rate: float = 1e-4
     """Peak rate of the optimizer for what has none of its own."""
     text_encoder_learning_rate: float | None = None
@@ -94,9 +96,12 @@ class TrainConfig:
     warmup_steps: int = 100
     """Steps of linear rise to the peak."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the optimizer's two moments."""
+    """Decay of AdamW's two moments."""
+    momentum: float = 0.0
+    """How much of its last movement sgd repeats; above 0 it takes four bytes a weight."""
     weight_decay: float = 0.01
-    """Decoupled decay of matrices; norms, biases and single numbers are spared."""
+    """Decay of matrices, decoupled but in sgd, where it is added to the gradient; norms, biases and single numbers are
+    spared."""
     max_grad_norm: float = 1.0
     """Gradients longer than this are cut to it."""
     loss_weighting: Literal["equal", "uncertainty"] = "uncertainty"

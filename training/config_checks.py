@@ -52,6 +52,7 @@ def check(config: "TrainConfig") -> None:
     check_numbers(config)
     check_low_memory(config)
     check_placement(config)
+    check_optimizer(config)
     check_balance(config)
     check_rows(config)
     check_loss_weights(config)
@@ -105,6 +106,14 @@ def check_placement(config: "TrainConfig") -> None:
         )
 
 
+def check_optimizer(config: "TrainConfig") -> None:
+    """Settings that the chosen optimizer would not look at."""
+    if config.momentum and config.optimizer != "sgd":
+        raise UserError(f"momentum is {config.momentum}, but only optimizer sgd has one, not {config.optimizer}")
+    if config.optimizer in ("sgd", "adafactor") and tuple(config.betas) != type(config).betas:
+        raise UserError(f"betas are {list(config.betas)}, but optimizer {config.optimizer} has none; leave them out")
+
+
 def check_model(config: "TrainConfig") -> None:
     for name in WRITTEN_BY_TRAINING:
         if name in config.model:
@@ -124,6 +133,8 @@ def check_numbers(config: "TrainConfig") -> None:
         raise UserError(f"seed must lie below 2^32 = {2**32}, as NumPy wants it, got {config.seed}")
     if not 0 < config.memory_fraction <= 1:
         raise UserError(f"memory_fraction must lie in (0, 1], got {config.memory_fraction}")
+    if not 0 <= config.momentum < 1:
+        raise UserError(f"momentum must lie in [0, 1), got {config.momentum}")
     if not all(0 <= beta < 1 for beta in config.betas):
         raise UserError(f"betas must lie in [0, 1), got {config.betas}")
 

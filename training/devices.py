@@ -22,8 +22,8 @@ LOWER = "linear matmul mm addmm bmm baddbmm addbmm addmv mv conv1d prelu scaled_
 """Operations that autocast on a GPU computes in the lower precision."""
 WHOLE = (
     "softmax.int log_softmax.int layer_norm exp log log1p pow.Tensor_Scalar pow.Tensor_Tensor rsqrt reciprocal "
-    "softplus sum sum.dim_IntList prod cumsum norm.Scalar mse_loss l1_loss smooth_l1_loss huber_loss cosine_similarity "
-    "binary_cross_entropy_with_logits"
+    "softplus sum sum.dim_IntList prod cumsum norm.Scalar mse_loss l1_loss smooth_l1_loss huber_loss "
+    "cosine_similarity binary_cross_entropy_with_logits"
 )
 """Those that it computes in float32."""
 

@@ -52,7 +52,7 @@ PRECISIONS = {"fp32": "no"}
 EXPLAINED = {
     "weights": "parameters and buffers of the model; matrices of two bytes a number with weight_precision bf16",
     "gradients": "one for each parameter that is taught, until the update; the largest with update_in_backward",
-    "optimizer": "AdamW's two moments of what is taught; a byte each in matrices with adamw_8bit",
+    "optimizer": "AdamW's two moments of what is taught; a byte each in matrices with adamw_8bit, others less",
     "activations": "what the forward pass keeps for the backward pass",
     "buffers": "what comes and goes within a phase, and what kernels take for themselves",
     "process": "the interpreter with its libraries, measured in this process",

@@ -35,6 +35,8 @@ def choices(config: TrainConfig) -> list[Choice]:
     if config.mixed_precision != "bf16":
         halved["mixed_precision"] = "bf16"
     weights = [(1.0, {})] if config.weight_precision == "bf16" else [(1.0, {}), (1.01 * emulated, halved)]
+    if config.optimizer in ("sgd", "adafactor"):  # at their rates AdamW would not learn
+        updates, weights = [(1.0, {})], [(1.0, {})]
     return combined(again, updates, weights, pieces_of(config))
 
 
@@ -60,10 +62,21 @@ def pieces_of(config: TrainConfig) -> list[Choice]:
     return found
 
 
+def state_a_number(config: TrainConfig) -> int:
+    """What the optimizer keeps of each number of a large matrix; Adafactor's row and column are next to nothing."""
+    return {"adamw": 8, "adamw_8bit": 2, "adafactor": 0, "sgd": 4 if config.momentum else 0}[config.optimizer]
+
+
 def bytes_a_number(config: TrainConfig) -> int:
     """What a taught matrix takes for each of its numbers: weight, gradient, moments."""
     weight = 2 if config.weight_precision == "bf16" else 4
-    return weight + (0 if config.update_in_backward else weight) + (2 if config.optimizer == "adamw_8bit" else 8)
+    return weight + (0 if config.update_in_backward else weight) + state_a_number(config)
+
+
+def taught_numbers(config: TrainConfig, states: int, gradients: int) -> float:
+    """From the bytes of the optimizer's states, or of the float32 gradients where it keeps none to speak of."""
+    each = state_a_number(config)
+    return states / each if each else gradients / 4
 
 
 def with_changes(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:

@@ -9,13 +9,14 @@ Run   through training/memory.py and training/train.py, before the plan itself
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from preprocessing.errors import DoesNotFit
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask
 from training.adamw_8bit import BLOCK, in_bytes
 from training.config import TrainConfig
 from training.creation import halved_weights
-from training.memory_choices import bytes_a_number, choices, with_changes
+from training.memory_choices import bytes_a_number, choices, taught_numbers, with_changes
 from training.memory_limits import Limit, resident
 from training.memory_search import fields_of
 
@@ -33,9 +34,20 @@ def least_of(config: TrainConfig, model_config: RedHeartConfig) -> dict[str, int
         least["weights"] += numbers * size
         if name.startswith("model.blocks."):
             least["gradients"] += 0 if config.update_in_backward else numbers * size
-            in_eights = config.optimizer == "adamw_8bit" and in_bytes(parameter)
-            least["optimizer"] += 2 * (numbers + numbers // BLOCK) if in_eights else 8 * numbers
+            least["optimizer"] += states_of(config, parameter)
     return least
+
+
+def states_of(config: TrainConfig, parameter: nn.Parameter) -> int:
+    """Bytes of what the optimizer remembers of a parameter."""
+    numbers = parameter.numel()
+    if config.optimizer == "adamw_8bit" and in_bytes(parameter):
+        return 2 * (numbers + numbers // BLOCK)
+    if config.optimizer == "adafactor":
+        return 4 * (sum(numbers // side for side in parameter.shape[-2:]) if parameter.ndim > 1 else numbers)
+    if config.optimizer == "sgd":
+        return 4 * numbers if config.momentum else 0
+    return 8 * numbers
 
 
 def refuse_what_never_fits(config: TrainConfig, model_config: RedHeartConfig, limits: Mapping[str, Limit]) -> None:
@@ -51,7 +63,7 @@ def refuse_what_never_fits(config: TrainConfig, model_config: RedHeartConfig, li
         limit = Limit(sum(sizes), " and ".join(limit.said for limit in limits.values()))
     if least <= limit.size:
         return
-    numbers = kinds["optimizer"] / (2 if config.optimizer == "adamw_8bit" else 8)
+    numbers = taught_numbers(config, kinds["optimizer"], kinds["gradients"])
     rest = least - numbers * bytes_a_number(config)
     smaller = {
         size: f"  {fields_of(changes)}  (at least {(rest + numbers * size) / GIB:.1f} GiB)"

@@ -7,8 +7,8 @@ Run   through training/train.py
 memory_report.json: `planned`, as MemoryPlan.to_dict has it, and `limits`, by device (`limit`: of the CPU); `measured`,
 the process's `peak` with its phase, `phases` and what of them is `used` (training/memory_monitor.py), and the same of
 each of `devices`; `error`, by device planned over measured, less one: of the peak, and of what each phase used, where
-that is known, else of all that was resident in it. A phase that was planned or measured alone has none. A run that goes
-on keeps the most of its earlier stretches.
+that is known, else of all that was resident in it. A phase that was planned or measured alone has none. A run that
+goes on keeps the most of its earlier stretches.
 """
 
 import json

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.config import TrainConfig
-from training.memory_choices import Choice, bytes_a_number, choices, with_changes
+from training.memory_choices import Choice, bytes_a_number, choices, taught_numbers, with_changes
 from training.memory_kinds import KERNELS, MemoryPlan
 from training.memory_search_gpu import choices_on_gpu, may_fit_on_gpu
 
@@ -93,10 +93,9 @@ def expectation(
 ) -> Callable[[dict[str, Any]], float]:
     """Bytes that changes should lead to, by arithmetic from the plan that was asked for and one with blocks computed
     twice: no plan is made for what cannot fit."""
-    taught = asked.of_kind("optimizer") / (2 if config.optimizer == "adamw_8bit" else 8)
-    rest = (
-        asked.of_kind("process") + asked.of_kind("weights") - taught * (2 if config.weight_precision == "bf16" else 4)
-    )
+    taught = taught_numbers(config, asked.of_kind("optimizer"), asked.of_kind("gradients"))
+    weight = 2 if config.weight_precision == "bf16" else 4
+    rest = asked.of_kind("process") + asked.of_kind("weights") - taught * weight
 
     def work(found: MemoryPlan) -> float:
         """What a batch makes, activations and what comes and goes."""

@@ -18,12 +18,23 @@ import torch
 from redheart_hf.presets import parameters_by_module
 from training.build import model_config_of
 from training.config import TrainConfig
-from training.memory_choices import AGAIN, Choice, bytes_a_number, choices, combined, pieces_of, with_changes
-from training.memory_kinds import MemoryPlan
+from training.memory_choices import (
+    AGAIN,
+    Choice,
+    bytes_a_number,
+    choices,
+    combined,
+    pieces_of,
+    taught_numbers,
+    with_changes,
+)
+from training.memory_kinds import GPU_CONTEXT, MemoryPlan
 from training.run_facts import native_precision
 
 SLOWER, SWAPPED = 20.0, 3.0
 RATIOS = (0.75, 0.5, 0.25, 0.0)
+DOUBT, LEFT_AGAIN = 1.1, 0.2
+"""What is expected to take so many times the limit is not planned; what blocks computed twice leave of activations."""
 
 
 def choices_on_gpu(config: TrainConfig) -> list[Choice]:
@@ -54,22 +65,30 @@ def placements(config: TrainConfig) -> list[Choice]:
 
 
 def may_fit_on_gpu(config: TrainConfig, asked: MemoryPlan, limits: dict[str, int]) -> Callable[[dict[str, Any]], bool]:
-    """Whether changes are worth a plan, by what is taught alone, and where it is."""
-    taught = asked.of_kind("optimizer") / (2 if config.optimizer == "adamw_8bit" else 8)
+    """Whether changes are worth a plan, by arithmetic from the plan that was asked for: too hopeful rather than not."""
+    taught = taught_numbers(config, asked.of_kind("optimizer"), asked.of_kind("gradients"))
     of_modules = parameters_by_module(model_config_of(config))
-    blocks = of_modules["model.blocks"] / sum(of_modules.values())
+    every = sum(of_modules.values())
+    blocks, reads = of_modules["model.blocks"] / every, of_modules["model.embeddings"] / every
+
+    def on_gpu(changed: TrainConfig) -> float:
+        """The share of the weights that live on the GPU."""
+        if changed.swap == "on" or changed.gpu_layers_ratio is None:
+            return 0.0 if changed.swap == "on" else 1.0
+        return blocks * changed.gpu_layers_ratio + (0.0 if changed.heads_device == "cpu" else 1 - blocks - reads)
+
+    work = max(0.0, asked.devices["gpu"].peak - GPU_CONTEXT - on_gpu(config) * taught * bytes_a_number(config))
 
     def may(changes: dict[str, Any]) -> bool:
         changed = with_changes(config, changes)
-        ratio = 1.0 if changed.gpu_layers_ratio is None else changed.gpu_layers_ratio
-        after = (
-            0.0
-            if changed.heads_device == "cpu"
-            else 1 - blocks - of_modules["model.embeddings"] / sum(of_modules.values())
-        )
-        there = 0.0 if changed.swap == "on" else 1.0 if ratio == 1 else blocks * ratio + after
-        sizes = {"gpu": there, "cpu": 1 - there}
-        return all(share * taught * bytes_a_number(changed) <= limits[device] for device, share in sizes.items())
+        share = on_gpu(changed)
+        of_batch = work * (1.0 if changed.update_in_backward else changed.batch_size / config.batch_size)
+        of_batch *= LEFT_AGAIN if "gradient_checkpointing" in changes else 1.0
+        of_batch *= 0.5 if "mixed_precision" in changes else 1.0
+        of_batch *= 1.0 if changed.gpu_layers_ratio is None else changed.gpu_layers_ratio
+        there = GPU_CONTEXT + of_batch + share * taught * bytes_a_number(changed)
+        home = (1 - share) * taught * bytes_a_number(changed)
+        return there <= limits["gpu"] * DOUBT and home <= limits["cpu"]
 
     return may
 

@@ -226,5 +226,6 @@ def precision_of(config: TrainConfig) -> str:
 
 
 def optimizer_of(config: TrainConfig) -> str:
-    name = "AdamW with moments of a byte" if config.optimizer == "adamw_8bit" else "AdamW"
+    names = {"adamw": "AdamW", "adamw_8bit": "AdamW with moments of a byte", "adafactor": "Adafactor"}
+    name = names.get(config.optimizer, f"SGD with momentum {config.momentum:g}")
     return name + (f", clipped by {config.clipping}" if config.update_in_backward else "")

@@ -3,11 +3,24 @@
 In    a model, a TrainConfig, a step.
 Out   an optimizer over its groups; a learning rate; TermWeights.
 Run   through TrainLoop.
+
+Of AdamW a rate is a step's size, and weights decay by rate times weight_decay, apart from the gradient. The other two
+want rates of their own:
+
+`sgd` moves a weight by rate times gradient, which `max_grad_norm` has cut: what all weights move together is no more
+than the rate times that norm. Decay is added to the cut gradient and goes through the momentum with it; without
+momentum it is AdamW's.
+
+`adafactor` is torch's: a matrix's second moments are known by their means over rows and over columns, and there is no
+first moment. In a parameter's step t its movement has a root mean square of at most max(0.001, that of its weights)
+times min(rate, 1 / sqrt(t)): a rate is a share of the weights, and 0.01 is the paper's most (Shazeer and Stern 2018,
+arXiv 1804.04235). Weights decay as AdamW's.
 """
 
 import math
 from collections.abc import Iterable, Mapping
 from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,8 +46,8 @@ def learning_rate_at(step: int, peak: float, minimum: float, warmup_steps: int, 
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW, fused or with moments of a byte. Matrices decay, vectors do not; the text encoder and the answers have
-    peak rates of their own.
+    """The optimizer of `config`. Matrices decay, vectors do not; the text encoder and the answers have peak rates of
+    their own.
 
     Answers are AnswerLinear layers, and the ethics head's own numbers: how utility becomes acceptance and preference.
     Each group keeps its peak rate under `peak` and the step it begins with under `start`. Raises RuntimeError when
@@ -63,9 +76,31 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         }
         for (part, decays), parameters in sorted(groups.items(), key=itemgetter(0))
     ]
+    return make_optimizer(settings, config)
+
+
+def make_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
+    """Each in the form that needs no second copy of anything: fused, or one parameter after another."""
+    rate = config.learning_rate
     if config.optimizer == "adamw_8bit":
-        return AdamW8bit(settings, lr=config.learning_rate, betas=config.betas, seed=config.seed)
-    return torch.optim.AdamW(settings, lr=config.learning_rate, betas=config.betas, fused=True)
+        return AdamW8bit(groups, lr=rate, betas=config.betas, seed=config.seed)
+    if config.optimizer == "adafactor":
+        return torch.optim.Adafactor(groups, lr=rate, foreach=False)
+    if config.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=rate, momentum=config.momentum, fused=True)
+        if config.momentum:
+            optimizer.register_step_pre_hook(begin_momentum)
+        return optimizer
+    return torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=True)
+
+
+def begin_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """A buffer of zeros before a parameter's first step, which is then as torch's own: fused, torch takes no step in
+    which some have a buffer and some, of a task that had no labels before, have none (2.13)."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and not optimizer.state[parameter]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 class TermWeights:

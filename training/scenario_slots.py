@@ -46,6 +46,6 @@ class ScenarioSlots:
         self.memory.fill(states, slots)
         for parameter in (self.memory.keys, self.memory.values):
             state = self.optimizer.state.get(parameter, {})
-            for name in ("exp_avg", "exp_avg_sq"):
+            for name in ("exp_avg", "exp_avg_sq", "momentum_buffer"):  # Adafactor's are of all slots
                 if name in state:
                     state[name][slots] = 0
