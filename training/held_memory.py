@@ -12,6 +12,7 @@ tensor (Python's objects, a kernel's own buffers) stays with the C library, whic
 """
 
 import ctypes
+import gc
 from functools import cache
 from typing import NamedTuple
 
@@ -39,6 +40,20 @@ def hold_memory() -> None:
         c_library.mallopt(M_MMAP_THRESHOLD, LEAST_HELD)
         c_library.mallopt(M_TRIM_THRESHOLD, LEAST_HELD)
     kernel.held_memory_install()
+
+
+def is_held() -> bool:
+    return hold_memory.cache_info().currsize > 0
+
+
+def give_back_memory() -> None:
+    """What nobody needs goes back to the system: objects in circles, blocks that rest, what the C library keeps."""
+    gc.collect()
+    if is_held():
+        load_kernel("held_memory").held_memory_give_back()
+    c_library = ctypes.CDLL(None)
+    if hasattr(c_library, "malloc_trim"):  # glibc
+        c_library.malloc_trim(0)
 
 
 def held_memory() -> HeldMemory:

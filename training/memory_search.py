@@ -63,7 +63,8 @@ def choices(config: TrainConfig) -> list[tuple[float, dict[str, Any]]]:
     halved: dict[str, Any] = in_bytes | {"weight_precision": "bf16"}
     if config.mixed_precision != "bf16":
         halved["mixed_precision"] = "bf16"
-    weights = [(1.0, {})] if config.weight_precision == "bf16" else [(1.0, {}), (1.01 * emulated, halved)]
+    kept = config.weight_precision == "bf16" or config.start_from is not None  # a trained model brings float32
+    weights = [(1.0, {})] if kept else [(1.0, {}), (1.01 * emulated, halved)]
     pieces = [number for number in range(1, config.batch_size + 1) if config.batch_size % number == 0]
     pieces = [number for number in pieces if number & (number - 1) == 0 or number == config.batch_size]
     found: dict[str, tuple[float, dict[str, Any]]] = {}

@@ -32,11 +32,13 @@ from training.evaluate import Evaluation, evaluate_dev  # noqa: E402
 from training.loop import TrainLoop  # noqa: E402
 from training.memory_run import hold, plan_run, refuse_at_once, write_memory_report  # noqa: E402
 from training.model_card import write_model_card  # noqa: E402
+from training.out_of_memory import train_or_stop  # noqa: E402
 from training.report import figures_table  # noqa: E402
 from training.rewrite import finish_rewrite  # noqa: E402
 from training.run_log import seconds_logged  # noqa: E402
 from training.run_state import load_run, read_state  # noqa: E402
 from training.standardize import fit_standardization, wants_standardization  # noqa: E402
+from training.watchdog import watched  # noqa: E402
 
 
 def main() -> None:
@@ -86,7 +88,8 @@ def train(config: TrainConfig) -> None:
     if final_stands(config, loop):
         accelerator.print(f"{config.output_dir}/final is already what this run ends with; nothing is left to do")
     else:
-        loop.train()
+        with watched(loop, plan):
+            train_or_stop(loop, plan)
         if accelerator.is_main_process:
             evaluation = evaluated.get(loop.step) or evaluate_dev(model, tokenizer, data.dev, config.mixed_precision)
             finish(config, loop, tokenizer, data, evaluation, time.perf_counter() - started)
