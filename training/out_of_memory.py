@@ -54,9 +54,8 @@ PHASES = {
     "save_run": "save",
 }
 """By the function of TrainLoop, or called by it, that was at work."""
-SETTINGS = ("preset", "batch_size", "gradient_accumulation_steps", "mixed_precision", "gradient_checkpointing")
-SETTINGS += ("weight_precision", "update_in_backward", "clipping", "optimizer", "num_workers")
-SETTINGS += ("ram_gib", "memory_fraction", "plan_memory", "hold_memory", "watch_memory")
+SETTINGS = """preset batch_size gradient_accumulation_steps mixed_precision gradient_checkpointing weight_precision
+update_in_backward clipping optimizer num_workers ram_gib memory_fraction plan_memory hold_memory watch_memory""".split()
 
 
 def train_or_stop(loop: "TrainLoop", plan: MemoryPlan | None) -> None:
@@ -200,7 +199,8 @@ def advice(loop: "TrainLoop", record: dict[str, Any]) -> list[str]:
     if config.weight_precision == "bf16":  # start_from brings weights of float32
         return lines
     found = record["measured"]
-    there = config.memory_fraction * (record["room"]["free"] + found["resident"]) / GIB
+    share = config.memory_fraction if config.ram_gib is None else 1.0
+    there = share * (record["room"]["free"] + found["resident"]) / GIB
     given = [*sys.argv[1:], "--start_from", checkpoint, "--output_dir", f"{loop.output_dir}-less"]
     return [
         *lines,
