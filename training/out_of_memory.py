@@ -7,10 +7,12 @@ Run   through training/train.py; training/watchdog.py stops a run by the same wa
 Nothing is tried again: a step that was broken off has moved some weights and not others, and whoever took the memory
 still has it. What stands is the newest checkpoint. A run that goes on keeps its settings, so what helps is room; with
 other settings it is another run, from that checkpoint's weights. Those settings are not searched for here, since a
-search makes plans, and a plan takes memory: the message names the command that does it.
+search makes plans, and a plan takes memory: the message names a command that plans, with the same data, before it
+takes anything, and says what fits.
 """
 
 import errno
+import mmap
 import os
 import resource
 import shlex
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from training.loop import TrainLoop
 
 GIB = 2**30
+FOR_SAVING = 32 << 20
+"""Bytes that libraries take for themselves while they write a checkpoint."""
 SAID = (
     "can't allocate memory",  # of torch's allocator on the CPU, and of ours
     "not enough memory",  # the same, on other systems
@@ -79,6 +83,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     said = str(error)
     of_torch = type(error) in (RuntimeError, torch.AcceleratorError)  # none of ours, which may quote a text
     return of_torch and (said == NO_KERNEL or any(part in said for part in SAID))
+
+
+def ask_first(size: int) -> None:
+    """Raises OSError where the system refuses so many bytes: libraries that follow end the process when it does."""
+    mmap.mmap(-1, size).close()
 
 
 def said_of(error: BaseException) -> str:
@@ -198,13 +207,12 @@ def advice(loop: "TrainLoop", record: dict[str, Any]) -> list[str]:
     lines = [f"Free memory and {again}: it goes on from {checkpoint}, to the same weights."]
     if config.weight_precision == "bf16":  # start_from brings weights of float32
         return lines
-    found = record["measured"]
     share = config.memory_fraction if config.ram_gib is None else 1.0
-    there = share * (record["room"]["free"] + found["resident"]) / GIB
-    given = [*sys.argv[1:], "--start_from", checkpoint, "--output_dir", f"{loop.output_dir}-less"]
-    return [
-        *lines,
-        "Or with settings that take less, as a new run from its weights:",
-        f"  python -m training.memory {shlex.join(given)} --ram-gib {max(0.01, there - 0.005):.2f} --fit > less.yaml",
-        "  python training/train.py less.yaml",
-    ]
+    there = share * (record["room"]["free"] + record["measured"]["resident"]) / GIB
+    given = [*sys.argv, "--start_from", checkpoint, "--output_dir", f"{loop.output_dir}-less"]
+    given += [] if config.resume == "auto" else ["--resume", "auto"]
+    less = "with settings that take less, such as a smaller batch_size with more gradient_accumulation_steps"
+    if record["planned"] is not None:
+        less = "which says what settings fit, if these do not"
+        given += ["--ram_gib", f"{max(0.01, there - 0.005):.2f}"]
+    return [*lines, f"Or as a new run from its weights, {less}:", f"  python {shlex.join(given)}"]
