@@ -25,7 +25,6 @@ MIB, GIB = 1 << 20, 1 << 30
 RIVAL = """
 import sys, time
 at_once, pace, size = map(int, sys.argv[1:])
-open("/proc/self/oom_score_adj", "w").write("-999")  # the kernel is to take the other
 piece, taken = 4 << 20, [b"1" * at_once]
 while at_once + len(taken) * piece < size:
     taken.append(b"1" * piece)
@@ -190,6 +189,7 @@ def beside_a_rival(group, alone: Path, arguments: list[str], way: tuple[int, int
     group.limit.write_text(str(size))
     run = group.start(arguments)
     wait_for_steps(run, Path(arguments[arguments.index("--output_dir") + 1]), 5)
+    Path(f"/proc/{run.pid}/oom_score_adj").write_text("1000")  # where the kernel must choose, it chooses the run
     rival = group.start([sys.executable, "-c", RIVAL, *map(str, (*way, size - 200 * MIB))])
     try:
         _, err = run.communicate(timeout=300)

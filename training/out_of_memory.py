@@ -58,8 +58,11 @@ PHASES = {
     "save_run": "save",
 }
 """By the function of TrainLoop, or called by it, that was at work."""
-SETTINGS = """preset batch_size gradient_accumulation_steps mixed_precision gradient_checkpointing weight_precision
-update_in_backward clipping optimizer num_workers ram_gib memory_fraction plan_memory hold_memory watch_memory""".split()
+SETTINGS = [
+    *("preset", "batch_size", "gradient_accumulation_steps", "mixed_precision", "gradient_checkpointing"),
+    *("weight_precision", "update_in_backward", "clipping", "optimizer", "num_workers"),
+    *("ram_gib", "memory_fraction", "plan_memory", "hold_memory", "watch_memory"),
+]
 
 
 def train_or_stop(loop: "TrainLoop", plan: MemoryPlan | None) -> None:
