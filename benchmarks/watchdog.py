@@ -9,9 +9,13 @@ Run   OMP_NUM_THREADS=1 python benchmarks/watchdog.py
 
 import argparse
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 

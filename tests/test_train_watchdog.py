@@ -52,7 +52,7 @@ class Machine:
 
 def calls(lines: Lines) -> tuple[bool, bool]:
     look = lines.look()
-    return lines.asks_to_stop(look), lines.ends_at_once(look)
+    return lines.asks_to_stop(look), lines.ends_at_once(look, look)
 
 
 @pytest.fixture
@@ -82,6 +82,16 @@ def test_what_others_take_calls_for_a_stop_and_then_for_the_end(machine):
     assert calls(lines) == (True, True)
     machine.has(free=4 * GIB, own=GIB)  # and it was given back
     assert calls(lines) == (False, False)
+
+
+def test_what_others_took_in_the_last_tenth_of_a_second_they_take_in_the_next(machine):
+    machine.has(free=4 * GIB, own=GIB)
+    lines = machine.lines(planned=GIB + 300 * MIB)
+    earlier, now = Look(500 * MIB, "", 500 * MIB, at=7.0), Look(200 * MIB, "", 200 * MIB, at=7.1)
+    assert lines.ends_at_once(now, earlier)
+    assert not lines.ends_at_once(now, now)
+    assert not lines.ends_at_once(now, Look(500 * MIB, "", 500 * MIB, at=6.7))  # 75 MiB in the last tenth
+    assert not lines.ends_at_once(now, Look(500 * MIB, "", 200 * MIB, at=7.0))  # it was this run that took it
 
 
 def test_the_limit_of_a_group_counts_as_the_machines_does(machine):
@@ -171,7 +181,7 @@ def test_when_asked_the_loop_saves_its_step_and_stops(tokenizer, scenarios, tmp_
 
 STEPS, SPARE = 30, 700 * MIB
 FIELDS = ("--max_steps", STEPS, "--batch_size", 16, "--save_steps", 4)
-SLOWLY, FAST = (400 * MIB, 50 * MIB), (0, 2 * GIB)
+SLOWLY, FAST = (400 * MIB, 50 * MIB), (0, GIB)
 """What another process takes at once, and a second from then on."""
 
 

@@ -12,7 +12,6 @@ tensor (Python's objects, a kernel's own buffers) stays with the C library, whic
 """
 
 import ctypes
-import gc
 from functools import cache
 from typing import NamedTuple
 
@@ -46,11 +45,15 @@ def is_held() -> bool:
     return hold_memory.cache_info().currsize > 0
 
 
+def give_back_resting() -> None:
+    """Blocks that rest go back to the system, from any thread; call `hold_memory` first."""
+    load_kernel("held_memory").held_memory_give_back()
+
+
 def give_back_memory() -> None:
-    """What nobody needs goes back to the system: objects in circles, blocks that rest, what the C library keeps."""
-    gc.collect()
+    """What nobody needs goes back to the system: blocks that rest, what the C library keeps."""
     if is_held():
-        load_kernel("held_memory").held_memory_give_back()
+        give_back_resting()
     c_library = ctypes.CDLL(None)
     if hasattr(c_library, "malloc_trim"):  # glibc
         c_library.malloc_trim(0)

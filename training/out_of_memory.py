@@ -12,6 +12,7 @@ takes anything, and says what fits.
 """
 
 import errno
+import gc
 import mmap
 import os
 import resource
@@ -74,7 +75,8 @@ def train_or_stop(loop: "TrainLoop", plan: MemoryPlan | None) -> None:
         if not is_out_of_memory(error):
             raise
         record = facts(loop, plan, functions_of(error), said_of(error))
-    clean_up(loop)  # not above: the error held the frames, and these the activations
+    gc.collect()  # not above: the error held the frames, and these the activations
+    clean_up(loop)
     raise stopped(loop, record)
 
 
@@ -167,11 +169,18 @@ def others(count: int = 5, proc: Path = PROC) -> list[tuple[int, int, str]]:
             continue
         try:
             pages = int((folder / "statm").read_text().split()[1])
-            name = (folder / "comm").read_text(errors="replace").strip()
+            found.append((pages * resource.getpagesize(), int(folder.name)))
         except OSError:  # it has ended meanwhile
             continue
-        found.append((pages * resource.getpagesize(), int(folder.name), name))
-    return sorted(found, reverse=True)[:count]
+    most = sorted(found, reverse=True)[:count]
+    return [(size, pid, name_of(proc / str(pid))) for size, pid in most]
+
+
+def name_of(folder: Path) -> str:
+    try:
+        return (folder / "comm").read_text(errors="replace").strip()
+    except OSError:
+        return "one that has ended"
 
 
 def clean_up(loop: "TrainLoop") -> None:

@@ -10,10 +10,10 @@ watched is not what is free, which goes down and up with every step, but what wo
 most it will take (`spare`). Its own steps leave that as it is; only others move it.
 
 Below the first line the loop is asked to stop after the step in hand. If others give the memory back before that step
-is over, nothing was. Below the second there are 64 MiB left in fact, and the thread itself ends the process:
-checkpoints are whole or not there (training/checkpoint.py), so the newest one stands. Where a run was given hardly
-more than it needs, a few MiB of others' coming and going must not end it: both lines lie at least `TAKEN` below what
-was spare when it began.
+is over, nothing was. Below the second there are in fact 64 MiB left, or will be in a tenth of a second if others go on
+as in the last: then the thread itself ends the process. Checkpoints are whole or not there (training/checkpoint.py):
+the newest one stands. Where a run was given hardly more than it needs, a few MiB of others' coming and going must not
+end it: both lines lie at least `TAKEN` below what was spare when it began.
 
 A look is taken four times a second where 4 GiB or more are free, and sooner the less there is, so that whoever takes
 up to `PACE` is seen when half of it is gone. Files' pages count as free, as they go when memory is asked for; so of
@@ -23,6 +23,7 @@ this process only what is not a file's counts.
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from preprocessing.errors import DoesNotFit
+from training.held_memory import give_back_resting, is_held
 from training.memory_kinds import MemoryPlan
 from training.memory_limits import GROUPS, PROC, numbers_in, room
 from training.out_of_memory import GIB, clean_up, facts, stopped
@@ -47,6 +49,8 @@ PACE = 8 * GIB
 FIRST, LAST = 256 << 20, 64 << 20
 """A checkpoint is written and read back through the file cache, which wants some room: hence 256 MiB. 64 MiB is what
 is taken in 10 ms at nearly `PACE`."""
+ENDING = 0.1
+"""Seconds that ending the process, with its record, takes."""
 TAKEN = 64 << 20
 """What others must have taken since the run began."""
 
@@ -58,6 +62,8 @@ class Look:
     free: int
     limited_by: str
     spare: int
+    at: float = 0.0
+    """When, in seconds."""
 
 
 class Lines:
@@ -75,13 +81,15 @@ class Lines:
         self.files = max(self.files, files)  # pages that the kernel took back are no less needed
         most = max(self.planned, own["VmHWM"]) - self.files
         still = most - (own["VmRSS"] - files)
-        return Look(found.free, found.limited_by, found.free - max(0, still))
+        return Look(found.free, found.limited_by, found.free - max(0, still), time.monotonic())
 
     def asks_to_stop(self, look: Look) -> bool:
         return look.spare < self.first
 
-    def ends_at_once(self, look: Look) -> bool:
-        return look.free < LAST and look.spare < self.last
+    def ends_at_once(self, look: Look, before: Look) -> bool:
+        """`before`: an earlier look; what others have taken since, they go on to take while the process ends."""
+        taken = max(0, before.spare - look.spare) * min(1.0, ENDING / max(look.at - before.at, LEAST_SECONDS))
+        return look.free - taken < LAST and look.spare - taken < self.last
 
 
 class Watchdog(threading.Thread):
@@ -96,18 +104,22 @@ class Watchdog(threading.Thread):
 
     def run(self) -> None:
         try:
-            wait = LEAST_SECONDS
-            while not self.ended.wait(wait):
+            before = look = self.lines.look()
+            while not self.ended.wait(pause(look)):
                 look = self.lines.look()
-                wait, self.asked = pause(look), look if self.lines.asks_to_stop(look) else None
-                if self.lines.ends_at_once(look):
+                self.asked = look if self.lines.asks_to_stop(look) else None
+                if self.lines.ends_at_once(look, before):
                     self.end(look)
+                before = look if look.at - before.at >= ENDING else before
         except (OSError, MemoryError) as error:  # the latter under `ulimit -v`, where the loop meets it too
             print(f"\nmemory is no longer watched: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
     def end(self, look: Look) -> None:
         """The process, with all that it holds."""
         try:
+            sys.setswitchinterval(1e-5)  # the loop is to let go of the interpreter whenever it can
+            if is_held():
+                give_back_resting()
             record = self.record(look, "so that the run ends before the kernel kills it", at_work(self.main))
             print(f"\nerror: {stopped(self.loop, record)}", file=sys.stderr, flush=True)
         finally:  # with the memory that is left there may be no record; what was saved stands
@@ -124,7 +136,7 @@ class Watchdog(threading.Thread):
         if not any_asked(loop, look is not None) or loop.step == loop.total_steps:
             return
         look = look or self.lines.look()
-        clean_up(loop)
+        clean_up(loop)  # without Python's garbage collection, which lets nobody look for a third of a second
         if loop.step % loop.config.save_steps and self.saving_fits():
             save_run(loop, log)
         raise stopped(loop, self.record(look, "so that the run stopped in order after its step", ["take_steps"]))
