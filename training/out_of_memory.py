@@ -19,7 +19,8 @@ import resource
 import shlex
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,20 @@ def train_or_stop(loop: "TrainLoop", plan: MemoryPlan | None) -> None:
     gc.collect()  # not above: the error held the frames, and these the activations
     clean_up(loop)
     raise stopped(loop, record)
+
+
+@contextmanager
+def without_delay() -> Iterator[None]:
+    """Ends the process at once where the block exits with code 3: Python's own ending keeps the memory for a second,
+    in which the kernel may kill for it."""
+    try:
+        yield
+    except SystemExit as end:
+        if end.code == DoesNotFit.exit_code:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(DoesNotFit.exit_code)
+        raise
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -32,7 +32,7 @@ from training.evaluate import Evaluation, evaluate_dev  # noqa: E402
 from training.loop import TrainLoop  # noqa: E402
 from training.memory_run import hold, plan_run, refuse_at_once, write_memory_report  # noqa: E402
 from training.model_card import write_model_card  # noqa: E402
-from training.out_of_memory import train_or_stop  # noqa: E402
+from training.out_of_memory import train_or_stop, without_delay  # noqa: E402
 from training.report import figures_table  # noqa: E402
 from training.rewrite import finish_rewrite  # noqa: E402
 from training.run_log import seconds_logged  # noqa: E402
@@ -140,4 +140,5 @@ def finish(
 
 
 if __name__ == "__main__":
-    run(main)
+    with without_delay():
+        run(main)
