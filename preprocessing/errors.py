@@ -18,7 +18,7 @@ class UserError(Exception):
 
 
 class DoesNotFit(UserError):
-    """What was asked for is more than there is room for; nothing of it was begun."""
+    """What was asked for is more than there is room for: known beforehand, or others have taken the room."""
 
     exit_code = 3
 

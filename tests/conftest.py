@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from control_group import Group
 
 from preprocessing.readers import parse_source, read
 from redheart_hf import RedHeartForMultiTask, preset_config
@@ -22,6 +23,23 @@ def own_precision() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def group() -> Iterator[Group]:
+    for version, root in ((2, Path("/sys/fs/cgroup")), (1, Path("/sys/fs/cgroup/memory"))):
+        folder = root / f"redheart-test-{os.getpid()}"
+        try:
+            folder.mkdir()
+        except OSError:
+            continue
+        found = Group(folder, version)
+        if found.limit.exists() and found.events.exists():
+            yield found
+            folder.rmdir()
+            return
+        folder.rmdir()
+    pytest.skip("no control group with a limit of memory can be made here: that takes root and the memory controller")
 
 
 @pytest.fixture(scope="session")

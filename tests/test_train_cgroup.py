@@ -7,10 +7,7 @@ Run   `sudo -E pytest -m slow tests/test_train_cgroup.py`
 """
 
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,42 +17,6 @@ from commands import NEEDS_COMPILER
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = np.linspace(0.72, 1.5, 20)
 """Of what the run is planned to take."""
-
-
-class Group:
-    """A control group; its limit is set anew for each run."""
-
-    def __init__(self, folder: Path, version: int):
-        self.folder, self.limit = folder, folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")
-        self.events = folder / ("memory.events" if version == 2 else "memory.oom_control")
-
-    def kills(self) -> int:
-        lines = map(str.split, self.events.read_text().splitlines())
-        return next(int(number) for name, number in lines if name == "oom_kill")
-
-    def run(self, size: int, command: list[str]) -> subprocess.CompletedProcess:
-        self.limit.write_text(str(size))
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        inside = f'echo $$ > "{self.folder}/cgroup.procs" && exec "$@"'
-        shell = ["sh", "-c", inside, "sh", *command]
-        return subprocess.run(shell, cwd=ROOT, env=environment, capture_output=True, text=True)
-
-
-@pytest.fixture
-def group() -> Iterator[Group]:
-    for version, root in ((2, Path("/sys/fs/cgroup")), (1, Path("/sys/fs/cgroup/memory"))):
-        folder = root / f"redheart-test-{os.getpid()}"
-        try:
-            folder.mkdir()
-        except OSError:
-            continue
-        found = Group(folder, version)
-        if found.limit.exists() and found.events.exists():
-            yield found
-            folder.rmdir()
-            return
-        folder.rmdir()
-    pytest.skip("no control group with a limit of memory can be made here: that takes root and the memory controller")
 
 
 def command_in(folder: Path, tokenizer_folder: Path, *more: object) -> list[str]:

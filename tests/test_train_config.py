@@ -80,6 +80,7 @@ FIELDS = [
     "memory_fraction",
     "plan_memory",
     "hold_memory",
+    "watch_memory",
 ]
 
 

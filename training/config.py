@@ -21,6 +21,7 @@ from training.run_facts import native_precision
 # Fields that may differ when a run goes on: they change what is written and when, never the weights.
 FREE_ON_RESUME = {"output_dir", "log_steps", "save_steps", "save_total_limit", "resume", "num_workers", "num_proc"}
 FREE_ON_RESUME |= {"ram_gib", "vram_gib", "memory_fraction", "plan_memory", "hold_memory", "swap", "swap_room_gib"}
+FREE_ON_RESUME |= {"watch_memory"}
 
 
 @dataclass(kw_only=True)
@@ -157,6 +158,8 @@ class TrainConfig:
     """Whether the run's memory is planned before its model is made (one process); see training.memory."""
     hold_memory: Literal["auto", "on", "off"] = "auto"
     """Whether tensors are held to what they need (training/held_memory.py). auto: where there is a C++ compiler."""
+    watch_memory: bool = True
+    """Whether the machine's memory is watched (training/watchdog.py): where others take it, the run saves and ends."""
 
     def __post_init__(self):
         if self.mixed_precision == "auto":

@@ -45,6 +45,14 @@ def is_held() -> bool:
     return bool(hold_memory.cache_info().currsize)
 
 
+def give_back_memory() -> None:
+    """What nobody needs goes back to the system: blocks that rest, what the C library keeps."""
+    give_back_resting()
+    c_library = ctypes.CDLL(None)
+    if hasattr(c_library, "malloc_trim"):  # glibc
+        c_library.malloc_trim(0)
+
+
 def held_memory() -> HeldMemory:
     """What is held now; call `hold_memory` first."""
     return ask(load_kernel("held_memory").held_memory_figures)

@@ -40,6 +40,7 @@ from training.run_log import LossMeans, RunLog
 from training.run_state import save_run
 from training.scenario_slots import ScenarioSlots
 from training.surd_targets import SurdTargets
+from training.watchdog import Watchdog
 
 MAX_SKIPPED_IN_A_ROW = 10
 
@@ -85,6 +86,7 @@ class TrainLoop:
         self.surd_targets = SurdTargets("surd" in self.terms and config.loss_weights.get("surd", 1.0) > 0)
         self.scenario_slots = ScenarioSlots(model, self.optimizer, config.memory_refresh_steps)
         self.step, self.skipped_steps, self.skipped_in_a_row, self.metrics_bytes = 0, 0, 0, 0
+        self.watchdog: Watchdog | None = None  # set while memory is watched
 
     # ---------------------------------------------------------------- the way of a step
 
@@ -113,6 +115,8 @@ class TrainLoop:
                 self.accelerator.wait_for_everyone()
             if self.step % self.config.save_steps == 0 or self.step == self.total_steps:
                 save_run(self, log)
+            if self.watchdog is not None:
+                self.watchdog.obey(self, log)
 
     def take_step(self, group: list[Batch]) -> tuple[dict[str, float], dict[str, Any]]:
         """One optimizer step over the micro-batches of `group`: the gradient of one large batch."""
@@ -160,7 +164,8 @@ class TrainLoop:
     def update(self, step_sums: StepSums, counts, group) -> tuple[dict[str, float], dict[str, Any]]:
         """Check, clip, move: optimizer, then the terms' weights and the router's bias."""
         sums, losses = self.losses_of(step_sums, counts, group)
-        factors, total = self.term_weights.factors(), self.objective(losses)
+        factors, config = self.term_weights.factors(), self.bare_model.config
+        total = self.term_weights.objective(losses, config)
         learning_rate = self.set_learning_rates()
         norm = self.move_weights(group) if self.in_backward is None else self.in_backward.end()
         self.term_weights.update(losses)
@@ -249,12 +254,6 @@ class TrainLoop:
         # Accelerate's own flag stays false with a fused optimizer, which does the skipping itself.
         self.count_skipped_step(group, scaler is not None and scaler.get_scale() < scale)
         return float(norm)
-
-    def objective(self, losses: dict[str, float]) -> float:
-        """What all weights descend on together: the weighted sum, and what the terms' weights themselves cost."""
-        tensors, ones = {term: torch.tensor(loss) for term, loss in losses.items()}, dict.fromkeys(losses, 1)
-        weighted, _ = multi_task_loss(tensors, ones, self.term_weights.factors(), self.bare_model.config)
-        return float(weighted) + self.term_weights.cost(losses)
 
     def count_skipped_step(self, group: list[Batch], skipped: bool) -> None:
         """fp16 only: the scaler leaves out a step whose scaled gradients overflow, and halves its scale."""

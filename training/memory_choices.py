@@ -34,7 +34,8 @@ def choices(config: TrainConfig) -> list[Choice]:
     halved: dict[str, Any] = in_bytes | {"weight_precision": "bf16"}
     if config.mixed_precision != "bf16":
         halved["mixed_precision"] = "bf16"
-    weights = [(1.0, {})] if config.weight_precision == "bf16" else [(1.0, {}), (1.01 * emulated, halved)]
+    kept = config.weight_precision == "bf16" or config.start_from is not None  # a trained model brings float32
+    weights = [(1.0, {})] if kept else [(1.0, {}), (1.01 * emulated, halved)]
     if config.optimizer in ("sgd", "adafactor"):  # at their rates AdamW would not learn
         updates, weights = [(1.0, {})], [(1.0, {})]
     return combined(again, updates, weights, pieces_of(config))

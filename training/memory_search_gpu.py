@@ -65,7 +65,7 @@ def placements(config: TrainConfig) -> list[Choice]:
 
 
 def may_fit_on_gpu(config: TrainConfig, asked: MemoryPlan, limits: dict[str, int]) -> Callable[[dict[str, Any]], bool]:
-    """Whether changes are worth a plan, by arithmetic from the plan that was asked for: too hopeful rather than not."""
+    """Whether changes are worth a plan, by arithmetic from the plan that was asked for: rather too hopeful."""
     taught = taught_numbers(config, asked.of_kind("optimizer"), asked.of_kind("gradients"))
     of_modules = parameters_by_module(model_config_of(config))
     every = sum(of_modules.values())

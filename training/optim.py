@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from redheart_hf.losses import ROUTER_TERM, TERMS
+from redheart_hf import RedHeartConfig
+from redheart_hf.losses import ROUTER_TERM, TERMS, multi_task_loss
 from redheart_hf.modeling_head_ethics import RedHeartEthicsHead
 from redheart_hf.modeling_projections import AnswerLinear
 from training.adamw_8bit import AdamW8bit
@@ -128,6 +129,12 @@ class TermWeights:
     def cost(self, terms: Iterable[str]) -> float:
         """The sum of s_t over `terms`: what keeps their factors from vanishing."""
         return sum(self.log_variances[term] for term in terms)
+
+    def objective(self, losses: Mapping[str, float], config: RedHeartConfig) -> float:
+        """What all weights descend on together: the weighted sum, and what the terms' weights themselves cost."""
+        tensors, ones = {term: torch.tensor(loss) for term, loss in losses.items()}, dict.fromkeys(losses, 1)
+        weighted, _ = multi_task_loss(tensors, ones, self.factors(), config)
+        return float(weighted) + self.cost(losses)
 
     def update(self, losses: Mapping[str, float]) -> None:
         """Move s_t along its gradient, cut to [-1, 1], for each term in `losses`."""

@@ -13,6 +13,7 @@ from preprocessing.errors import UserError
 from training.checkpoint import PREFIX, load_optimizer, remove_oldest, save_optimizer, verify, write_folder
 from training.config import TrainConfig
 from training.creation import fill_model, save_model
+from training.out_of_memory import FOR_SAVING, ask_first
 from training.run_facts import numerics, warn_when_bits_may_differ
 from training.run_log import RunLog
 
@@ -48,6 +49,7 @@ def save_run(loop: "TrainLoop", log: RunLog) -> None:
                 loop.surd_targets.save(folder / "surd_predictions.safetensors")
             (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
+        ask_first(FOR_SAVING)
         with log.saving():
             write_folder(loop.output_dir / f"checkpoint-{loop.step}", write, {"step": loop.step})
             remove_oldest(loop.output_dir, loop.config.save_total_limit)

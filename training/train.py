@@ -36,11 +36,13 @@ from training.memory_report import MemoryReport  # noqa: E402
 from training.memory_run import hold, plan_run, refuse_at_once, refuse_without_gpu  # noqa: E402
 from training.model_card import write_model_card  # noqa: E402
 from training.monitored_loop import MonitoredLoop  # noqa: E402
+from training.out_of_memory import train_or_stop, without_delay  # noqa: E402
 from training.report import figures_table  # noqa: E402
 from training.rewrite import finish_rewrite  # noqa: E402
 from training.run_log import seconds_logged  # noqa: E402
 from training.run_state import load_run, read_state  # noqa: E402
 from training.standardize import fit_standardization, wants_standardization  # noqa: E402
+from training.watchdog import watched  # noqa: E402
 
 
 def main() -> None:
@@ -103,7 +105,8 @@ def train(config: TrainConfig) -> MemoryReport | None:
     if final_stands(config, loop):
         accelerator.print(f"{config.output_dir}/final is already what this run ends with; nothing is left to do")
     else:
-        loop.train()
+        with watched(loop, plan):
+            train_or_stop(loop, plan)
         if accelerator.is_main_process:
             if loop.step not in evaluated:
                 evaluate()
@@ -157,4 +160,5 @@ def finish(
 
 
 if __name__ == "__main__":
-    run(main)
+    with without_delay():
+        run(main)

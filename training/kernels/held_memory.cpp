@@ -1,7 +1,7 @@
 // Memory of torch's tensors on the CPU, never more than the tensors alive at one time have needed.
 //
 // In    torch's requests for memory, once `held_memory_install` has been called.
-// Out   memory; bytes in use, at rest, and at most in use.
+// Out   memory, or torch's OutOfMemoryError; bytes in use, at rest, and at most in use.
 // Run   through training/held_memory.py, which says why.
 //
 // A block that is freed rests until it is wanted again, or until resting would make the process larger than its tensors
@@ -9,6 +9,7 @@
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
+#include <c10/util/Exception.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -20,7 +21,6 @@
 #include <list>
 #include <map>
 #include <mutex>
-#include <new>
 #include <unordered_map>
 
 namespace {
@@ -33,6 +33,11 @@ size_t in_pages(size_t bytes) {
     return (bytes + page - 1) / page * page;
 }
 
+[[noreturn]] void no_room_for(size_t bytes) {
+    TORCH_CHECK_WITH(OutOfMemoryError, false, "can't allocate memory: the system has no room for ", bytes, " bytes");
+    std::abort();  // never reached, which the compiler does not know
+}
+
 class HeldMemory {
    public:
     void* take(size_t bytes) {
@@ -42,7 +47,7 @@ class HeldMemory {
         if (block == nullptr) {
             make_room(bytes);
             block = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            if (block == MAP_FAILED) throw std::bad_alloc();
+            if (block == MAP_FAILED) no_room_for(bytes);
         }
         used_.emplace(block, bytes);
         live_ += bytes;
@@ -147,7 +152,7 @@ class HeldAllocator final : public c10::Allocator {
         if (bytes >= LEAST) {
             block = held().take(bytes);
         } else if (bytes > 0 && posix_memalign(&block, ALIGNMENT, bytes) != 0) {
-            throw std::bad_alloc();
+            no_room_for(bytes);
         }
         return {block, block, &give_back, c10::Device(c10::DeviceType::CPU)};
     }
