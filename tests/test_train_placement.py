@@ -100,9 +100,11 @@ def test_weights_that_visit_learn_what_weights_that_stay_do(room, plain, tokeniz
     """Copies are real here: one that outlived an update would show."""
     whole, swapped = runs(tokenizer, scenarios, tmp_path, TrainLoop, plain, swap="on", swap_room_gib=room)
     assert_same(weights_after(swapped), weights_after(whole))
-    figures = swapped.placed.swap.figures
-    assert figures.hits > 0
-    assert figures.misses > 0
+    lines = (tmp_path / "placed" / "timings.jsonl").read_text().splitlines()
+    figures = json.loads(lines[-1])["swap"]
+    assert figures["hits"] > 0
+    assert figures["misses"] > 0
+    assert figures["bytes_moved"] > 0
 
 
 def test_with_room_each_weight_is_copied_once_between_updates(tokenizer, scenarios, tmp_path):
@@ -208,6 +210,37 @@ def test_settings_that_fit_a_gpu_are_found_and_fit(tmp_path):
     recipe.write_text(done.stdout, encoding="utf-8")
     again = [sys.executable, "-m", "training.memory", str(recipe), "--json"]
     assert json.loads(subprocess.run(again, cwd=ROOT, capture_output=True, text=True).stdout)["fits"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("options", "gpu", "ram"),
+    [
+        (
+            "--preset redheart-730m --batch-size 2 --gradient-accumulation-steps 32 --max-length 128 --swap on "
+            "--gradient-checkpointing true --vram-gib 7.45",
+            (0, 8e9),
+            (0, 16e9),
+        ),
+        (
+            "--preset redheart-200m --batch-size 8 --alternatives 7 --max-length 96 --gpu-layers-ratio 0.6 "
+            "--vram-gib 7.45",
+            (6e9, 7e9),
+            (0, 128e9),
+        ),
+        ("--preset redheart-800m --batch-size 8 --alternatives 3 --max-length 128 --ram-gib 62", (0, 0), (0, 25e9)),
+    ],
+    ids=["unified 730m", "hybrid 200m", "safe 800m"],
+)
+def test_the_named_systems_keep_to_the_figures_they_were_named_with(options, gpu, ram):
+    """Bytes: docs of this project's systems, S2 to S4."""
+    command = [sys.executable, "-m", "training.memory", *options.split(), "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout, done.stderr[-2000:]
+    devices = json.loads(done.stdout)["devices"]
+    assert gpu[0] <= devices.get("gpu", {"peak": 0})["peak"] <= gpu[1]
+    assert ram[0] <= devices["cpu"]["peak"] <= ram[1]
 
 
 @pytest.mark.parametrize(

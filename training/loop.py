@@ -107,7 +107,9 @@ class TrainLoop:
             if self.step % self.config.log_steps == 0 or self.step == self.total_steps:
                 seconds = time.perf_counter() - started
                 started += seconds
-                log.write(self.step, {"loss": self.loss_means.take()} | numbers, {"seconds": seconds})
+                log.write(
+                    self.step, {"loss": self.loss_means.take()} | numbers, {"seconds": seconds} | self.placed.figures()
+                )
             if self.evaluate and (self.step == self.total_steps or self.evaluation_is_due()):
                 if self.accelerator.is_main_process:  # the others have the same weights, and nothing to add
                     log.write(self.step, {"eval": self.evaluate()})

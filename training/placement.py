@@ -15,6 +15,7 @@ With `swap` all weights live in main memory and visit the GPU (training/swap.py)
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -85,6 +86,10 @@ class Placed:
         """The model's inputs where it begins, labels where it ends."""
         moved = to_device({name: value for name, value in batch.items() if name != "labels"}, self.first)
         return moved | {"labels": to_device(batch["labels"], self.last)}
+
+    def figures(self) -> dict[str, Any]:
+        """With swap: visits and bytes moved, since the run began."""
+        return {"swap": asdict(self.swap.figures)} if self.swap is not None else {}
 
     def weights_moved(self) -> None:
         """After each update: copies of weights are of no use any more."""
