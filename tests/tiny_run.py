@@ -103,7 +103,7 @@ def build_loop(
 
     def evaluate() -> dict[str, float]:
         model.eval()
-        with torch.no_grad():
+        with torch.inference_mode():
             output = model(**{name: dev[name] for name in ("input_ids", "attention_mask", "token_type_ids")})
         return {"mean_utility": float(output.ethics.utility.mean())}
 

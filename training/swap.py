@@ -118,7 +118,8 @@ class SwapManager:
     def bring(self, name: str, keep: tuple[str, ...]) -> Guest:
         home = [(f"unit.{key}", tensor) for key, tensor in tensors_of(self.hosts[name].unit)]
         self.make_room(sum(tensor.nbytes for _, tensor in home), keep)
-        with torch.cuda.stream(self.stream) if self.stream is not None else nullcontext():
+        on_stream = torch.cuda.stream(self.stream) if self.stream is not None else nullcontext()
+        with on_stream, torch.inference_mode(False):  # a guest of an evaluation may stay for a step
             tensors = {
                 key: tensor.detach().to(self.device, non_blocking=self.stream is not None, copy=True)
                 for key, tensor in home
