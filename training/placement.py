@@ -70,13 +70,12 @@ class Placed:
         self.crossed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self.swap: SwapManager | None = None
         units = dict(units_of(model))
+        for name, unit in units.items():
+            move(unit, CPU if config.swap == "on" else self.places[name])
         if config.swap == "on":
             room = int(config.swap_room_gib * 2**30)
             visitors = {name: unit for name, unit in units.items() if self.places[name] == device}
             self.swap = SwapManager(visitors, device, room, self.pinned)
-        else:
-            for name, unit in units.items():
-                move(unit, self.places[name])
         if len(set(self.places.values())) > 1 or config.swap == "on":
             for name, unit in units.items():
                 self.fetch_inputs(unit, self.places[name])
