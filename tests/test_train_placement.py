@@ -194,7 +194,9 @@ def test_swap_is_on_by_itself_only_where_the_gpu_has_too_little_room():
 
 
 def test_what_bf16_multiplies_is_planned_in_two_bytes_on_the_gpu_too():
-    whole, half = planned("--batch-size", 32), planned("--batch-size", 32, "--mixed-precision", "bf16")
+    """Blocks whose matrix products are most of what is kept; with them are kept the weights as they were cast."""
+    wide = ("--batch-size", 16, "--model.intermediate_size", 4096, "--model.num_hidden_layers", 4)
+    whole, half = planned(*wide), planned(*wide, "--mixed-precision", "bf16")
     assert half["devices"]["gpu"]["activations"] < 0.8 * whole["devices"]["gpu"]["activations"]
 
 
