@@ -1,4 +1,4 @@
-"""A run in a control group of any size is refused or done, and never killed; without its guard it is killed.
+"""A run in a control group of any size is refused or done, and never killed; without its guards it is killed.
 
 In    redheart-tiny, widened, on the shipped scenarios; control groups with a limit of memory (version 1 or 2), which
       only root may make: elsewhere this is skipped.
@@ -43,7 +43,7 @@ def test_in_a_group_of_any_size_a_run_is_refused_or_done(group, tokenizer, tmp_p
     assert group.kills() == 0
     assert codes == sorted(codes, reverse=True)  # too small, then large enough
     assert {0, 3} == set(codes)
-    unguarded = command_in(tmp_path / "control", tmp_path / "tokenizer", "--plan_memory", "false")
-    killed = group.run(int(SIZES[0] * need), unguarded)
+    off = ("--plan_memory", "false", "--watch_memory", "false")
+    killed = group.run(int(SIZES[0] * need), command_in(tmp_path / "control", tmp_path / "tokenizer", *off))
     assert group.kills() > 0
     assert killed.returncode in (-9, 137)

@@ -169,7 +169,7 @@ def test_when_asked_the_loop_saves_its_step_and_stops(tokenizer, scenarios, tmp_
         return own(group)
 
     loop.take_step = take_step
-    with watched(loop, None), pytest.raises(DoesNotFit, match="step 5 .between steps.: others take the memory: 0.20"):
+    with watched(loop, None), pytest.raises(DoesNotFit, match="step 5 .between steps.: memory runs low: 0.20"):
         loop.train()
     assert [folder.name for folder in checkpoints(tmp_path / "run")] == ["checkpoint-4", "checkpoint-5"]
     record = json.loads((tmp_path / "run" / "oom_stats" / "step-5.json").read_text())

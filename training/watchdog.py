@@ -128,7 +128,7 @@ class Watchdog(threading.Thread):
 
     def record(self, look: Look, said: str, functions: list[str]) -> dict[str, Any]:
         left = f"{look.free / GIB:.2f} GiB were free, {look.spare / GIB:.2f} beside what this run needs, {said}"
-        found = facts(self.loop, self.plan, functions, f"others take the memory: {left}")
+        found = facts(self.loop, self.plan, functions, f"memory runs low: {left}")
         return found | {"room": {"free": look.free, "limited_by": look.limited_by}}
 
     def obey(self, loop: "TrainLoop", log: RunLog) -> None:
