@@ -158,8 +158,9 @@ def test_a_run_that_is_not_adamws_stays_what_it_is(fields, tmp_path):
     """Its rate would be another thing to AdamW: only its batches and blocks are changed."""
     config = tiny_config(tmp_path, batch_size=32, model={"intermediate_size": 12288, "max_length": 64}, **fields)
     asked = memory.plan_of(config, 0)
-    limit = int(asked.process + 0.85 * (asked.peak - asked.process))
-    found = search(config, asked, limit, partial(memory.plan_of, actions=0), 64, wanted=1, shortest=64)
+    process = asked.of_kind("process")
+    limit = int(process + 0.85 * (asked.peak - process))
+    found = search(config, asked, {"cpu": limit}, partial(memory.plan_of, actions=0), 64, wanted=1, shortest=64)
     assert found
     assert found[0].changes.keys() <= {"batch_size", "gradient_accumulation_steps", "gradient_checkpointing"}
     assert found[0].plan.peak <= limit
