@@ -24,6 +24,7 @@ from training.config import TrainConfig
 from training.creation import create_model
 from training.loading import check_vocabulary, load_model, load_tokenizer, read_config, what_loading_raises
 from training.native import load_kernel
+from training.placement import refuse_8bit_on_gpu
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
@@ -42,11 +43,8 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     if accelerator.device.type == "cpu" and config.mixed_precision == "fp16":
         raise UserError("mixed_precision fp16 needs a GPU, and none is found here; use bf16 or no")
     if config.optimizer == "adamw_8bit":
-        if accelerator.device.type != "cpu" and config.swap != "on":
-            raise UserError(
-                f"optimizer adamw_8bit runs on the CPU, and the weights live on {accelerator.device}; use adamw, or "
-                "swap on, with which they live in main memory"
-            )
+        if config.swap == "off":  # auto may become on
+            refuse_8bit_on_gpu(config, accelerator.device)
         load_kernel("adamw_8bit")
     if config.update_in_backward and accelerator.num_processes > 1:
         raise UserError(

@@ -36,6 +36,7 @@ LEAST = {
     "seed": 0,
     "swap_room_gib": 0,
 }
+MOST_GIB = 2**20
 WRITTEN_BY_TRAINING = ("trained_on", "trained_labels", "surd_found", "thresholds", "calibration", "auto_map")
 POSITIVE = (
     "learning_rate",
@@ -81,6 +82,8 @@ def check_low_memory(config: "TrainConfig") -> None:
             f"update_in_backward moves one parameter at a time, which {config.optimizer} cannot; use optimizer "
             "adamw_8bit"
         )
+    if config.update_in_backward and config.mixed_precision == "fp16":
+        raise UserError("update_in_backward moves weights before fp16's scaler has seen all gradients; use bf16 or no")
     if config.clipping != "global" and not config.update_in_backward:
         raise UserError(
             f"clipping {config.clipping} is an approximation for update_in_backward; without it gradients are clipped "
@@ -99,6 +102,11 @@ def check_placement(config: "TrainConfig") -> None:
         raise UserError(
             f"swap {config.swap} lets all weights visit the GPU, gpu_layers_ratio {ratio} lets the last blocks live "
             "there; leave one of them out"
+        )
+    if config.mixed_precision == "fp16" and (config.swap == "on" or ratio not in (None, 1.0)):
+        raise UserError(
+            f"fp16's scaler is for gradients on the GPU, and with swap {config.swap}, gpu_layers_ratio {ratio} some "
+            "are in main memory; use bf16 or no"
         )
     if config.swap_room_gib and config.swap == "off":
         raise UserError(
@@ -129,6 +137,9 @@ def check_numbers(config: "TrainConfig") -> None:
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"{name} must be positive and finite, got {value}")
+    for name in ("ram_gib", "vram_gib", "swap_room_gib"):
+        if (getattr(config, name) or 0) > MOST_GIB:
+            raise UserError(f"{name} is in GiB, and {getattr(config, name):g} are more than any machine has")
     if config.seed >= 2**32:
         raise UserError(f"seed must lie below 2^32 = {2**32}, as NumPy wants it, got {config.seed}")
     if not 0 < config.memory_fraction <= 1:

@@ -34,7 +34,7 @@ MATRICES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Embedding: ("weight",),
     ScenarioMemory: ("keys", "values"),
 }
-SHARD = "4GB"  # of weights in one file
+SHARD, SHARD_BYTES = "4GB", 4 * 10**9  # of weights in one file
 LEAST_NUMBERS = 4096  # smaller matrices stay in float32
 
 

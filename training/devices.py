@@ -5,9 +5,10 @@ Out   a torch.device that tensors of a plan can be on.
 Run   through training/memory_plan.py
 
 torch lets a backend be written in Python (its PrivateUse1 key). Ours has no kernels at all: fake tensors need none.
-They keep their shapes, types and places, and an operation on tensors of two places is refused as on a real GPU: a plan
-also shows that a placement holds together. What a GPU's autocast casts is registered here by its own list
-(aten/src/ATen/autocast_mode.h). It is for a process that plans, never for one that trains.
+They keep their shapes, types and places, and an operation on fake tensors of two places is refused as on a real GPU: a
+plan also shows that a placement holds together, but for the batch's own tensors, which are real. What a GPU's autocast
+casts is registered here by its own list (aten/src/ATen/autocast_mode.h). It is for a process that plans, never for one
+that trains.
 """
 
 from collections.abc import Callable

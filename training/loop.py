@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 from datasets import Dataset
 from torch import Tensor
 
@@ -75,9 +75,10 @@ class TrainLoop:
         self.bare_model, self.terms = model, terms_of(model.config)
         if config.gradient_checkpointing:
             model.activation_checkpointing_enable()
-        self.placed = Placed(model, config, self.main_device())
+        self.placed = self.place(model)
+        alone = accelerator.distributed_type == DistributedType.NO  # else Accelerate places what it distributes
         self.model, self.optimizer = accelerator.prepare(
-            model, build_optimizer(model, config), device_placement=[False, False]
+            model, build_optimizer(model, config), device_placement=[False, False] if alone else None
         )
         self.in_backward: InBackward | None = None
         if config.update_in_backward:
@@ -189,9 +190,11 @@ class TrainLoop:
     def no_sums(self) -> StepSums:
         return StepSums(torch.zeros(self.bare_model.config.num_experts, device=self.placed.last))
 
-    def main_device(self) -> torch.device:
-        """Where all is computed that no setting puts elsewhere."""
-        return self.accelerator.device
+    def place(self, model: RedHeartForMultiTask) -> Placed:
+        device = self.accelerator.device
+        if device.type == "cuda" and device.index is None:  # as tensors that are there say it
+            device = torch.device("cuda", torch.cuda.current_device())
+        return Placed(model, self.config, device)
 
     def groups(self) -> Iterator[list[Batch]]:
         """Micro-batches of the steps still to come, in their places."""

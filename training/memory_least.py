@@ -51,16 +51,13 @@ def states_of(config: TrainConfig, parameter: nn.Parameter) -> int:
 
 
 def refuse_what_never_fits(config: TrainConfig, model_config: RedHeartConfig, limits: Mapping[str, Limit]) -> None:
-    """Raises DoesNotFit when weights, gradients and moments alone are more than the limit of the device they are on;
-    on two devices, than both limits together."""
+    """Raises DoesNotFit when weights, gradients and moments alone are more than the limit. Of a run whose weights live
+    on a GPU nothing is said here: its plan, and what else could be done, are to be looked at."""
+    if "gpu" in limits and config.swap != "on":
+        return
     kinds = least_of(config, model_config)
     least = sum(kinds.values()) + resident()
     limit = limits["cpu"]
-    if "gpu" in limits and config.swap == "off" and config.gpu_layers_ratio is None:
-        limit, least = limits["gpu"], least - resident()
-    elif "gpu" in limits and config.swap != "on":
-        sizes = [limit.size for limit in limits.values()]
-        limit = Limit(sum(sizes), " and ".join(limit.said for limit in limits.values()))
     if least <= limit.size:
         return
     numbers = taught_numbers(config, kinds["optimizer"], kinds["gradients"])

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from preprocessing.errors import UserError
+from training.memory_kinds import GPU_CONTEXT
 
 PROC, GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 NO_LIMIT = 1 << 60  # version 1 writes a number near 2^63 where there is none
@@ -64,7 +65,7 @@ def limit_of_gpu(vram_gib: float | None, fraction: float) -> Limit:
         return Limit(int(vram_gib * 2**30), f"--vram_gib {vram_gib:g}")
     if not torch.cuda.is_available():
         raise UserError("no GPU is found here whose memory could be asked for; say how much it has: --vram_gib 8")
-    free, _ = torch.cuda.mem_get_info()
+    free = torch.cuda.mem_get_info()[0] + GPU_CONTEXT  # to ask is to make the context, which the plan has in it
     return Limit(int(fraction * free), f"{fraction:g} of what is free on the GPU: {free / 2**30:.1f} GiB")
 
 

@@ -21,13 +21,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 
-from redheart_hf import RedHeartConfig
+from redheart_hf import RedHeartConfig, RedHeartForMultiTask
 from redheart_hf.outputs import RedHeartOutput
 from training.adamw_8bit import AdamW8bit
 from training.batch_plan import BatchPlan
 from training.collator import MODEL_INPUTS, Batch, Collator
 from training.config import TrainConfig
-from training.creation import create_model
+from training.creation import SHARD_BYTES, create_model
 from training.devices import PRETENDED
 from training.inference import autocast, evaluation_mode
 from training.loop import TrainLoop
@@ -35,7 +35,7 @@ from training.memory_book import Book, bytes_by_device
 from training.memory_kinds import GPU_CONTEXT, KERNELS, DevicePlan, MemoryPlan
 from training.memory_ledger import Ledger, held
 from training.memory_limits import resident
-from training.placement import BLOCK
+from training.placement import BLOCK, Placed
 from training.surd_targets import SurdTargets
 
 CPU = torch.device("cpu")
@@ -48,8 +48,8 @@ class PretendedLoop(TrainLoop):
         self.device, self.ledger = device, ledger
         super().__init__(*given)
 
-    def main_device(self) -> torch.device:
-        return self.device
+    def place(self, model: RedHeartForMultiTask) -> Placed:
+        return Placed(model, self.config, self.device, pretended=True)
 
     def pretend(self, groups: Sequence[list[Batch]], terms: Sequence[str]) -> None:
         """A step of each group, with labels of all `terms`: heads that any step teaches keep an optimizer's state."""
@@ -170,6 +170,9 @@ def plan_memory(
             phases={name: most + taken for name, most in phases.items()},
             arrived=book.arrived,
         )
+    if "gpu" in plans:  # what is saved from there is copied first: all moments, and a shard of the weights
+        copied = plans["gpu"].optimizer + min(plans["gpu"].weights, SHARD_BYTES)
+        plans["cpu"].phases["save"] += copied
     return MemoryPlan(plans, notes_on(loop))
 
 

@@ -5,6 +5,7 @@ Out   a MemoryPlan and its limit, or DoesNotFit (exit code 3).
 Run   through training/train.py; `python -m training.memory` asks without a run.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,7 +24,7 @@ from training.config import TrainConfig
 from training.data import RunData
 from training.held_memory import hold_memory
 from training.inference import BATCH_SIZE
-from training.memory_kinds import KINDS, MemoryPlan
+from training.memory_kinds import GPU_CONTEXT, KINDS, MemoryPlan
 from training.memory_least import refuse_what_never_fits
 from training.memory_limits import Limit, limits_of_run, most_resident, sizes_of
 from training.memory_plan import heaviest_groups, plan_memory
@@ -42,7 +43,11 @@ def hold(config: TrainConfig, accelerator: Accelerator) -> None:
     And oneDNN, which multiplies in bfloat16, to the last kernels it compiled, and torch to its last ways of calling
     them: each would keep 1,024, one for each shape, so that texts of many lengths cost half a GiB and more.
     """
-    if config.hold_memory == "off" or accelerator.device.type != "cpu":
+    on_gpu = accelerator.device.type != "cpu"
+    if on_gpu and config.vram_gib is not None:
+        _, size = torch.cuda.mem_get_info()
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, config.vram_gib * GIB - GPU_CONTEXT) / size))
+    if config.hold_memory == "off" or (on_gpu and config.swap == "off" and config.gpu_layers_ratio is None):
         return
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # read when the first is compiled
         os.environ.setdefault(cache, "16")
@@ -96,6 +101,8 @@ def plan_run(
     """The run's config, with `swap` settled; its plan, None where none is made; the limits it is held to. Raises
     DoesNotFit above one of them."""
     if not is_planned(config, accelerator):
+        if config.swap == "auto" and accelerator.device.type == "cpu":
+            return dataclasses.replace(config, swap="off", swap_room_gib=0.0), None, {}
         if config.swap == "auto":
             raise UserError("swap auto goes by the run's plan, and none is made for this run; say on or off")
         return config, None, {}

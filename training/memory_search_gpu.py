@@ -99,9 +99,10 @@ def settle_swap(
     """The config with `swap: auto` made off, or on where the GPU has too little room without; and its plan."""
     if config.swap != "auto":
         return config, planned(config)
-    without = dataclasses.replace(config, swap="off")
-    plan = planned(without)
-    if "gpu" not in limits or plan.devices["gpu"].peak <= limits["gpu"]:
-        return without, plan
+    if "gpu" not in limits or config.optimizer != "adamw_8bit":  # which is for weights in main memory
+        without = dataclasses.replace(config, swap="off", swap_room_gib=0.0)
+        plan = planned(without)
+        if "gpu" not in limits or plan.devices["gpu"].peak <= limits["gpu"]:
+            return without, plan
     config = dataclasses.replace(config, swap="on")
     return config, planned(config)

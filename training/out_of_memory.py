@@ -63,6 +63,7 @@ PHASES = {
 SETTINGS = [
     *("preset", "batch_size", "gradient_accumulation_steps", "mixed_precision", "gradient_checkpointing"),
     *("weight_precision", "update_in_backward", "clipping", "optimizer", "num_workers"),
+    *("gpu_layers_ratio", "heads_device", "swap", "swap_room_gib", "vram_gib"),
     *("ram_gib", "memory_fraction", "plan_memory", "hold_memory", "watch_memory"),
 ]
 
@@ -134,7 +135,7 @@ def place(loop: "TrainLoop", functions: Iterable[str]) -> tuple[int, str]:
 
 
 def facts(loop: "TrainLoop", plan: MemoryPlan | None, functions: Iterable[str], error: str) -> dict[str, Any]:
-    """What is written down: bytes; `room` is of the device that the model is on, all else of the CPU's memory."""
+    """What is written down: bytes; `room` is of the device that the model is on, the rest of the CPU's memory."""
     step, phase = place(loop, functions)
     found = room_on(loop.accelerator.device)
     complete = checkpoints(loop.output_dir)
@@ -145,6 +146,7 @@ def facts(loop: "TrainLoop", plan: MemoryPlan | None, functions: Iterable[str], 
         "planned": plan.to_dict() if plan is not None else None,
         "measured": measured(loop),
         "room": {"free": found.free, "limited_by": found.limited_by},
+        "room_of_cpu": room_on(torch.device("cpu")).free,
         "others": [{"pid": pid, "name": name, "bytes": size} for size, pid, name in others()],
         "checkpoint": str(complete[-1]) if complete else None,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -215,7 +217,8 @@ def stopped(loop: "TrainLoop", record: dict[str, Any]) -> DoesNotFit:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
     found, planned = record["measured"], record["planned"]
-    said = f"{planned['peak'] / GIB:.2f} GiB ({planned['peak_phase']})" if planned else "nothing"
+    of_cpu = planned["devices"]["cpu"] if planned else {}
+    said = f"{of_cpu['peak'] / GIB:.2f} GiB ({of_cpu['peak_phase']})" if planned else "nothing"
     held = ", ".join(f"{one['bytes'] / GIB:.2f} GiB {one['name']} (PID {one['pid']})" for one in record["others"])
     lines = [
         f"out of memory in step {record['step']} ({record['phase']}): {record['error']}",
@@ -237,7 +240,7 @@ def advice(loop: "TrainLoop", record: dict[str, Any]) -> list[str]:
     if config.weight_precision == "bf16":  # start_from brings weights of float32
         return lines
     share = config.memory_fraction if config.ram_gib is None else 1.0
-    there = share * (record["room"]["free"] + record["measured"]["resident"]) / GIB
+    there = share * (record["room_of_cpu"] + record["measured"]["resident"]) / GIB
     given = [*sys.argv, "--start_from", checkpoint, "--output_dir", f"{loop.output_dir}-less"]
     given += [] if config.resume == "auto" else ["--resume", "auto"]
     less = "with settings that take less, such as a smaller batch_size with more gradient_accumulation_steps"

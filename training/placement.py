@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from preprocessing.errors import UserError
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.modeling_embeddings import TextEncoder
 from training.collator import Batch, to_device
@@ -62,11 +63,17 @@ def places(model: RedHeartForMultiTask, config: TrainConfig, device: torch.devic
 class Placed:
     """A model in its places. One device: nothing is hooked in, and nothing costs time."""
 
-    def __init__(self, model: RedHeartForMultiTask, config: TrainConfig, device: torch.device):
+    def __init__(
+        self, model: RedHeartForMultiTask, config: TrainConfig, device: torch.device, pretended: bool = False
+    ):
+        """`pretended`: for a plan, whose fake tensors know neither streams nor pinned memory. Raises UserError for an
+        optimizer that cannot move weights where they would be."""
+        refuse_8bit_on_gpu(config, device)
         self.places = places(model, config, device)
         *_, last = self.places
         self.first, self.last = self.places[READS[0]], self.places[last]
-        self.pinned = device.type == "cuda" and not is_wsl()
+        waits_for_none = device.type == "cuda" and not pretended
+        self.pinned = waits_for_none and not is_wsl()
         self.crossed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self.swap: SwapManager | None = None
         units = dict(units_of(model))
@@ -75,7 +82,7 @@ class Placed:
         if config.swap == "on":
             room = int(config.swap_room_gib * 2**30)
             visitors = {name: unit for name, unit in units.items() if self.places[name] == device}
-            self.swap = SwapManager(visitors, device, room, self.pinned)
+            self.swap = SwapManager(visitors, device, room, self.pinned, waits_for_none)
         if len(set(self.places.values())) > 1 or config.swap == "on":
             for name, unit in units.items():
                 self.fetch_inputs(unit, self.places[name])
@@ -107,9 +114,13 @@ class Placed:
         def fetch(value: Any) -> Any:
             if not isinstance(value, Tensor) or value.device == device:
                 return value
-            if value not in self.crossed or self.crossed[value].device != device:
-                self.crossed[value] = Crossing.apply(value, device, self.pinned)
-            return self.crossed[value]
+            known = self.crossed.get(value)
+            if known is not None and known.device == device:
+                return known
+            crossed = Crossing.apply(value, device, self.pinned)
+            if crossed.device == device:  # else it is the same memory, which would keep itself alive here
+                self.crossed[value] = crossed
+            return crossed
 
         return tree_map(fetch, values)
 
@@ -132,6 +143,14 @@ def move(unit: nn.Module, device: torch.device) -> None:
             setattr(module, name, moved.get(parameter, parameter))
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
+
+
+def refuse_8bit_on_gpu(config: TrainConfig, device: torch.device) -> None:
+    if config.optimizer == "adamw_8bit" and device.type != "cpu" and config.swap != "on":
+        raise UserError(
+            f"optimizer adamw_8bit runs on the CPU, and weights would live on {device}; use adamw, or swap on, with "
+            "which they live in main memory"
+        )
 
 
 def casting(forward: Callable[..., Any], casts: dict[str, torch.dtype]) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ used longest ago.
 """
 
 import functools
+from collections import deque
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -67,18 +68,20 @@ class Host(nn.Module):
 
 
 class SwapManager:
-    def __init__(self, units: Mapping[str, nn.Module], device: torch.device, room: int, pinned: bool):
+    def __init__(self, units: Mapping[str, nn.Module], device: torch.device, room: int, pinned: bool, streams: bool):
         self.hosts = {name: Host(unit) for name, unit in units.items()}
         self.device, self.room, self.figures = device, room, Figures()
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.stream = torch.cuda.Stream(device) if streams else None
+        self.done: deque[Any] = deque(maxlen=2)
+        """When the last two units will have computed."""
         self.guests: dict[str, Guest] = {}
         self.time, self.recent = 0, ("", "")
         self.following: dict[tuple[str, str], str] = {}
         """The last two units that computed -> the one that came after them the last time."""
         for name, host in self.hosts.items():
             if pinned:
-                for tensor in (*host.unit.parameters(), *host.unit.buffers()):
-                    tensor.data = tensor.data.pin_memory()
+                for _, tensor in tensors_of(host.unit):
+                    pin(tensor)
             host.unit.forward = functools.partial(self.compute, name)
 
     def compute(self, name: str, *args: Any, **kwargs: Any) -> Any:
@@ -93,7 +96,10 @@ class SwapManager:
         guest, host = self.invite(name), self.hosts[name]
         home = {f"unit.{key}": tensor for key, tensor in tensors_of(host.unit)}
         lent = {key: Visit.apply(home[key], tensor) for key, tensor in guest.tensors.items()}
-        return functional_call(host, lent, args, kwargs)
+        computed = functional_call(host, lent, args, kwargs)
+        if self.stream is not None:
+            self.done.append(torch.cuda.current_stream(self.device).record_event())
+        return computed
 
     def invite(self, name: str) -> Guest:
         """The unit's weights on the GPU, and those of the unit that came after it last time on their way."""
@@ -118,6 +124,8 @@ class SwapManager:
     def bring(self, name: str, keep: tuple[str, ...]) -> Guest:
         home = [(f"unit.{key}", tensor) for key, tensor in tensors_of(self.hosts[name].unit)]
         self.make_room(sum(tensor.nbytes for _, tensor in home), keep)
+        if len(self.done) == self.done.maxlen:  # or the host would run ahead, and with it the guests' number
+            self.done[0].synchronize()
         on_stream = torch.cuda.stream(self.stream) if self.stream is not None else nullcontext()
         with on_stream, torch.inference_mode(False):  # a guest of an evaluation may stay for a step
             tensors = {
@@ -158,6 +166,12 @@ class Visit(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient.to(ctx.home), None
+
+
+def pin(tensor: Tensor) -> None:
+    """Lets the GPU read a tensor without waiting, where it lies: torch's own pinned memory comes in powers of two."""
+    if tensor.nbytes:
+        torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0))
 
 
 def tensors_of(unit: nn.Module) -> list[tuple[str, Tensor]]:

@@ -138,7 +138,7 @@ class Watchdog(threading.Thread):
             return
         look = look or self.lines.look()
         clean_up(loop)  # without Python's garbage collection, which lets nobody look for most of a second
-        if loop.step % loop.config.save_steps and self.saving_fits():
+        if loop.step % loop.config.save_steps and not any_asked(loop, not self.saving_fits()):
             save_run(loop, log)
         raise stopped(loop, self.record(look, "so that the run stopped in order after its step", ["take_steps"]))
 
