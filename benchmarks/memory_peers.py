@@ -167,7 +167,7 @@ def main() -> None:
     names = sys.argv[1:]
     if not names or set(names) - set(ESTIMATORS):
         raise UserError(f"name estimators, of {', '.join(ESTIMATORS)}; got {names}")
-    for line in sys.stdin:
+    for line in sys.stdin.read().splitlines():  # at once: a fork shares its place in the file
         print(json.dumps({name: estimate(name, json.loads(line)) for name in names}), flush=True)
 
 
