@@ -38,7 +38,7 @@ class RedHeartEthicsHead(nn.Module):
             }
         )
         self.acceptance = nn.Parameter(torch.empty(2))
-        self.log_preference_scale = nn.Parameter(torch.empty(()))
+        self.log_preference_scale = nn.Parameter(torch.empty(1))
 
     def forward(
         self, task_BC: torch.Tensor, correction: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -64,5 +64,5 @@ class RedHeartEthicsHead(nn.Module):
             utility=utility_B,
             acceptability_logits=acceptability_logits,
             raw_circumstances=raw_B7,
-            preference_scale=self.log_preference_scale.exp(),
+            preference_scale=self.log_preference_scale[0].exp(),
         )

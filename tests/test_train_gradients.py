@@ -24,10 +24,13 @@ from preprocessing.readers import parse_source, read
 from preprocessing.records import Action, Record
 from redheart_hf.labels import FINE_EMOTIONS, KOREAN_EMOTIONS, SURD_TERMS
 from training.loop import TrainLoop
+from training.sharding import is_sharded, whole
 from training.surd_targets import SurdTargets
 
 # No dropout, which would differ by batch; and the head whose targets come from predictions of all processes.
 CHANGES = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "modules": ["surd_head"]}
+# What `accelerate launch --config_file training/launch/fsdp2_offload.yaml` sets.
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}
 
 
 def one_hot(size: int, *positions: int) -> list[float]:
@@ -80,7 +83,8 @@ class GradientLoop(TrainLoop):
 
     def update(self, step_sums, counts, group):
         parameters = self.bare_model.named_parameters()
-        self.gradients = {name: parameter.grad.clone() for name, parameter in parameters if parameter.grad is not None}
+        with_one = {name: parameter.grad for name, parameter in parameters if parameter.grad is not None}
+        self.gradients = {name: whole(gradient).clone() for name, gradient in with_one.items()}
         self.counts = counts
         return super().update(step_sums, counts, group)
 
@@ -129,13 +133,14 @@ def test_four_micro_batches_give_the_gradient_of_one(tokenizer, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_processes_give_the_gradient_of_one(tokenizer, tokenizer_dir: Path, tmp_path: Path):
+@pytest.mark.parametrize("launched", [{}, FSDP2], ids=["whole", "sharded"])
+def test_two_processes_give_the_gradient_of_one(launched, tokenizer, tokenizer_dir: Path, tmp_path: Path):
     whole = gradient_of_step(tokenizer, tmp_path / "whole", [list(range(32))])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | launched
     ended = subprocess.run(
         [*command, __file__, str(tokenizer_dir), str(tmp_path)], capture_output=True, text=True, env=environment
     )
@@ -165,12 +170,16 @@ def main() -> None:
         [list(range(16 * process, 16 * process + 16))],
         processes=2,
     )
+    if is_sharded(loop.accelerator):  # a half of all, and what makes halves even
+        parameters = list(loop.bare_model.parameters())
+        held = sum(parameter.to_local().numel() for parameter in parameters)
+        assert held < 0.55 * sum(parameter.numel() for parameter in parameters)
     save_file(loop.gradients, output_dir / f"gradients-{process}.safetensors")
     loop.surd_targets.save(output_dir / f"surd-{process}.safetensors")
     for _ in range(2):
         loop.take_step([loop.collator([loop.dataset[row] for row in (process, 2)])])
     assert not any(name.startswith("regret_head") for name in loop.gradients)
-    state = {name: tensor.clone() for name, tensor in loop.bare_model.state_dict().items()}
+    state = {name: whole(tensor).clone() for name, tensor in loop.bare_model.state_dict().items()}
     save_file(state, output_dir / f"weights-{process}.safetensors")
     PartialState().destroy_process_group()
 

@@ -25,10 +25,12 @@ from training.creation import create_model
 from training.loading import check_vocabulary, load_model, load_tokenizer, read_config, what_loading_raises
 from training.native import load_kernel
 from training.placement import refuse_8bit_on_gpu
+from training.sharding import refuse_deepspeed, settle_sharding
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
     """The accelerator, and torch set so that the same run gives the same bits."""
+    refuse_deepspeed()
     # A task whose labels no process has in a step leaves its head without gradients, which must not stop the run.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     try:
@@ -51,6 +53,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             f"update_in_backward moves weights before {accelerator.num_processes} processes could add their gradients "
             "up; use one process, or leave it out"
         )
+    settle_sharding(config, accelerator)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or matrix products on a GPU differ from run to run
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

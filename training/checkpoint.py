@@ -24,9 +24,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 
 from preprocessing.errors import REMEDIES, UserError
+from training.sharding import piece, put
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
@@ -206,17 +207,14 @@ def remove_oldest(output_dir: Path, keep: int) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Every tensor of the optimizer's state under "parameter index.name", step counts included."""
     state = optimizer.state_dict()["state"]
-    tensors = {
-        f"{index}.{name}": value.contiguous() for index, entry in state.items() for name, value in entry.items()
-    }
-    save_file(tensors, path)
+    return {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Bring the state saved by `save_optimizer` back; the groups' settings stay those of this run.
+    """Bring the state of `optimizer_tensors` back; the groups' settings stay those of this run.
 
     One tensor after another, into its place: neither a mapped file nor a second state stands in memory meanwhile.
     """
@@ -227,6 +225,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
             parameter, value = parameters[int(index)], saved.get_tensor(key)
             state = optimizer.state[parameter]
             if name in state:
-                state[name].copy_(value)
+                put(state[name], value)
+            elif isinstance(parameter, DTensor) and value.shape == parameter.shape:
+                state[name] = piece(value, parameter).to(parameter.device)
             else:
                 state[name] = value.to(parameter.device, copy=True)

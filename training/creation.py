@@ -28,6 +28,7 @@ from redheart_hf.modeling_embeddings import TextEncoder
 from redheart_hf.modeling_head_emotion import MixtureOfExperts
 from redheart_hf.modeling_memory import ScenarioMemory
 from redheart_hf.modeling_projections import AnswerLinear
+from training.sharding import put
 
 MATRICES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("weight",),
@@ -69,10 +70,10 @@ def halved_weights(model: nn.Module) -> Iterator[str]:
         yield from (f"{prefix}.{name}" for name in names if getattr(module, name).numel() >= LEAST_NUMBERS)
 
 
-def save_model(model: RedHeartForMultiTask, folder: Path) -> None:
+def save_model(model: RedHeartForMultiTask, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """As `save_pretrained`, in shards. Who loads the folder gets float32, where the first matrix's two bytes would be
     taken for the precision of all."""
-    model.save_pretrained(folder, max_shard_size=SHARD)
+    model.save_pretrained(folder, max_shard_size=SHARD, state_dict=weights)
     path = folder / CONFIG_NAME
     config = json.loads(path.read_text(encoding="utf-8"))
     if config.get("dtype") != "float32":
@@ -90,7 +91,8 @@ def fill_model(model: RedHeartForMultiTask, folder: Path) -> None:
     own = model.state_dict()
     places = revert_weight_conversion(model, own)
     if {place.data_ptr() for place in places.values()} - {place.data_ptr() for place in own.values()}:
-        model.load_state_dict(RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32).state_dict())
+        for name, value in RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32).state_dict().items():
+            put(own[name], value)
         return
     missing = {name: place.data_ptr() for name, place in places.items()}
     for file in weight_files(folder):
@@ -100,7 +102,7 @@ def fill_model(model: RedHeartForMultiTask, folder: Path) -> None:
                 if place is None or list(place.shape) != shape:
                     there = "no place" if place is None else f"a place of shape {list(place.shape)}"
                     raise UserError(f"{file} has {name} of shape {shape}, for which this model has {there}")
-                place.copy_(weights.get_tensor(name))
+                put(place, weights.get_tensor(name))
                 missing = {other: at for other, at in missing.items() if at != place.data_ptr()}  # tied ones too
     if missing:
         raise UserError(f"{folder} lacks {len(missing)} tensors of this model, the first is {min(missing)}")

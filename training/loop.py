@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import set_seed
 from datasets import Dataset
 from torch import Tensor
 
@@ -39,6 +39,7 @@ from training.placement import Placed
 from training.run_log import LossMeans, RunLog
 from training.run_state import save_run
 from training.scenario_slots import ScenarioSlots
+from training.sharding import is_sharded, shared, whole
 from training.surd_targets import SurdTargets
 from training.watchdog import Watchdog
 
@@ -76,10 +77,9 @@ class TrainLoop:
         if config.gradient_checkpointing:
             model.activation_checkpointing_enable()
         self.placed = self.place(model)
-        alone = accelerator.distributed_type == DistributedType.NO  # else Accelerate places what it distributes
-        self.model, self.optimizer = accelerator.prepare(
-            model, build_optimizer(model, config), device_placement=[False, False] if alone else None
-        )
+        self.model, self.optimizer, self.shares = shared(accelerator, model, build_optimizer(model, config))
+        if self.shares is not None:
+            self.placed.cast_everywhere(model, config.mixed_precision)
         self.in_backward: InBackward | None = None
         if config.update_in_backward:
             self.in_backward = InBackward(model, self.optimizer.optimizer, config.clipping, config.max_grad_norm)
@@ -112,7 +112,8 @@ class TrainLoop:
                     self.step, {"loss": self.loss_means.take()} | numbers, {"seconds": seconds} | self.placed.figures()
                 )
             if self.evaluate and (self.step == self.total_steps or self.evaluation_is_due()):
-                if self.accelerator.is_main_process:  # the others have the same weights, and nothing to add
+                # Others have the same weights and nothing to add, unless each has a piece of them.
+                if self.accelerator.is_main_process or is_sharded(self.accelerator):
                     log.write(self.step, {"eval": self.evaluate()})
                     self.model.train()
                 self.accelerator.wait_for_everyone()
@@ -141,6 +142,8 @@ class TrainLoop:
                 self.backward(loss)
             sums.add(terms, outputs)
             self.see(outputs, batch)
+        if self.shares is not None:
+            self.shares.drop_unused()
         return sums
 
     def forward(self, batch: Batch) -> RedHeartOutput:
@@ -194,7 +197,7 @@ class TrainLoop:
         device = self.accelerator.device
         if device.type == "cuda" and device.index is None:  # as tensors that are there say it
             device = torch.device("cuda", torch.cuda.current_device())
-        return Placed(model, self.config, device)
+        return Placed(model, self.config, device, stays=is_sharded(self.accelerator))
 
     def groups(self) -> Iterator[list[Batch]]:
         """Micro-batches of the steps still to come, in their places."""
@@ -232,7 +235,7 @@ class TrainLoop:
         """The gradient's norm before cutting to `max_grad_norm`; not finite raises, but in fp16 the scaler decides."""
         self.accelerator.unscale_gradients()
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
         # Looked at before cutting: to cut by NaN makes every gradient NaN and hides where it came from.
         if not torch.isfinite(norm) and self.accelerator.scaler is None:
             raise broken_gradients(self.step, without_finite_gradients(self.bare_model), group)

@@ -32,6 +32,7 @@ from training.memory_search import search, suggestions
 from training.memory_search_gpu import settle_swap
 from training.native import has_compiler
 from training.run_facts import check_memory
+from training.sharding import is_sharded
 
 GIB = 2**30
 JUDGED = ("acceptability", "preference")  # terms whose labels the SURD head's targets come from
@@ -69,16 +70,18 @@ def refuse_without_gpu(config: TrainConfig, accelerator: Accelerator) -> None:
                 f"{name} {value} is for a run on a GPU, and none is found here: leave it out to train on the CPU; "
                 "`python -m training.memory` plans for a GPU that is elsewhere"
             )
-        if value is not None and accelerator.num_processes > 1:
+        if value is not None and (accelerator.num_processes > 1 or is_sharded(accelerator)):
             raise UserError(
-                f"{name} {value} places the model of one process, and this run has {accelerator.num_processes}; use "
-                "FSDP or DeepSpeed through Accelerate (docs/memory.md), or one process"
+                f"{name} {value} places the model of one process, and this run has {accelerator.num_processes}"
+                f"{', its model cut into pieces' if is_sharded(accelerator) else ''}; leave it out and use FSDP2 "
+                "(docs/memory.md), or one process"
             )
 
 
 def is_planned(config: TrainConfig, accelerator: Accelerator) -> bool:
-    """So far one process is."""
-    return config.plan_memory and accelerator.num_processes == 1 and accelerator.device.type in ("cpu", "cuda")
+    """So far one process is, with its whole model."""
+    alone = accelerator.num_processes == 1 and not is_sharded(accelerator)
+    return config.plan_memory and alone and accelerator.device.type in ("cpu", "cuda")
 
 
 def limits_of(config: TrainConfig, accelerator: Accelerator) -> dict[str, Limit]:

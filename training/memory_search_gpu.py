@@ -64,33 +64,58 @@ def placements(config: TrainConfig) -> list[Choice]:
     return found
 
 
-def may_fit_on_gpu(config: TrainConfig, asked: MemoryPlan, limits: dict[str, int]) -> Callable[[dict[str, Any]], bool]:
-    """Whether changes are worth a plan, by arithmetic from the plan that was asked for: rather too hopeful."""
-    taught = taught_numbers(config, asked.of_kind("optimizer"), asked.of_kind("gradients"))
-    of_modules = parameters_by_module(model_config_of(config))
-    every = sum(of_modules.values())
-    blocks, reads = of_modules["model.blocks"] / every, of_modules["model.embeddings"] / every
+class HopeOnGpu:
+    """Whether changes are worth a plan, by arithmetic from the plan that was asked for: rather too hopeful, until a
+    plan that was made says by how much for all that are alike."""
 
-    def on_gpu(changed: TrainConfig) -> float:
-        """The share of the weights that live on the GPU."""
+    def __init__(self, config: TrainConfig, asked: MemoryPlan, limits: dict[str, int]):
+        self.config, self.limits = config, limits
+        self.taught = taught_numbers(config, asked.of_kind("optimizer"), asked.of_kind("gradients"))
+        of_modules = parameters_by_module(model_config_of(config))
+        every = sum(of_modules.values())
+        self.blocks, self.reads = of_modules["model.blocks"] / every, of_modules["model.embeddings"] / every
+        weights = self.share_on_gpu(config) * self.taught * bytes_a_number(config)
+        self.work = max(0.0, asked.devices["gpu"].peak - GPU_CONTEXT - weights)
+        self.learned: dict[tuple, dict[str, float]] = {}
+
+    def __call__(self, changes: dict[str, Any]) -> bool:
+        changed = with_changes(self.config, changes)
+        known = self.learned.get(alike(changed), {"gpu": 1 / DOUBT, "cpu": 1.0})
+        return all(size * known[device] <= self.limits[device] for device, size in self.expected(changes).items())
+
+    def learn(self, changes: dict[str, Any], planned: MemoryPlan) -> None:
+        self.learned[alike(with_changes(self.config, changes))] = {
+            device: planned.devices[device].peak / size for device, size in self.expected(changes).items()
+        }
+
+    def share_on_gpu(self, changed: TrainConfig) -> float:
+        """Of the weights, those that live there."""
         if changed.swap == "on" or changed.gpu_layers_ratio is None:
             return 0.0 if changed.swap == "on" else 1.0
-        return blocks * changed.gpu_layers_ratio + (0.0 if changed.heads_device == "cpu" else 1 - blocks - reads)
+        after = 0.0 if changed.heads_device == "cpu" else 1 - self.blocks - self.reads
+        return self.blocks * changed.gpu_layers_ratio + after
 
-    work = max(0.0, asked.devices["gpu"].peak - GPU_CONTEXT - on_gpu(config) * taught * bytes_a_number(config))
-
-    def may(changes: dict[str, Any]) -> bool:
-        changed = with_changes(config, changes)
-        share = on_gpu(changed)
-        of_batch = work * (1.0 if changed.update_in_backward else changed.batch_size / config.batch_size)
+    def expected(self, changes: dict[str, Any]) -> dict[str, float]:
+        """Bytes on each device."""
+        changed = with_changes(self.config, changes)
+        share = self.share_on_gpu(changed)
+        of_batch = self.work * (1.0 if changed.update_in_backward else changed.batch_size / self.config.batch_size)
         of_batch *= LEFT_AGAIN if "gradient_checkpointing" in changes else 1.0
         of_batch *= 0.5 if "mixed_precision" in changes else 1.0
         of_batch *= 1.0 if changed.gpu_layers_ratio is None else changed.gpu_layers_ratio
-        there = GPU_CONTEXT + of_batch + share * taught * bytes_a_number(changed)
-        home = (1 - share) * taught * bytes_a_number(changed)
-        return there <= limits["gpu"] * DOUBT and home <= limits["cpu"]
+        numbers = self.taught * bytes_a_number(changed)
+        return {"gpu": GPU_CONTEXT + of_batch + share * numbers, "cpu": (1 - share) * numbers + 1}
 
-    return may
+
+def alike(changed: TrainConfig) -> tuple:
+    """What makes two runs' memory differ by more than their batches and the bytes of a number."""
+    return (
+        changed.swap,
+        changed.gpu_layers_ratio,
+        changed.gradient_checkpointing,
+        changed.mixed_precision,
+        changed.update_in_backward,
+    )
 
 
 def settle_swap(

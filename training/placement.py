@@ -64,10 +64,16 @@ class Placed:
     """A model in its places. One device: nothing is hooked in, and nothing costs time."""
 
     def __init__(
-        self, model: RedHeartForMultiTask, config: TrainConfig, device: torch.device, pretended: bool = False
+        self,
+        model: RedHeartForMultiTask,
+        config: TrainConfig,
+        device: torch.device,
+        pretended: bool = False,
+        stays: bool = False,
     ):
-        """`pretended`: for a plan, whose fake tensors know neither streams nor pinned memory. Raises UserError for an
-        optimizer that cannot move weights where they would be."""
+        """`pretended`: for a plan, whose fake tensors know neither streams nor pinned memory. `stays`: weights are
+        left where they are, for who cuts them into pieces. Raises UserError for an optimizer that cannot move weights
+        where they would be."""
         refuse_8bit_on_gpu(config, device)
         self.places = places(model, config, device)
         *_, last = self.places
@@ -78,7 +84,8 @@ class Placed:
         self.swap: SwapManager | None = None
         units = dict(units_of(model))
         for name, unit in units.items():
-            move(unit, CPU if config.swap == "on" else self.places[name])
+            if not stays:
+                move(unit, CPU if config.swap == "on" else self.places[name])
         if config.swap == "on":
             room = int(config.swap_room_gib * 2**30)
             visitors = {name: unit for name, unit in units.items() if self.places[name] == device}

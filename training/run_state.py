@@ -9,13 +9,17 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors.torch import save_file
+from torch import Tensor
+
 from preprocessing.errors import UserError
-from training.checkpoint import PREFIX, load_optimizer, remove_oldest, save_optimizer, verify, write_folder
+from training.checkpoint import PREFIX, load_optimizer, optimizer_tensors, remove_oldest, verify, write_folder
 from training.config import TrainConfig
 from training.creation import fill_model, save_model
 from training.out_of_memory import FOR_SAVING, ask_first
 from training.run_facts import numerics, warn_when_bits_may_differ
 from training.run_log import RunLog
+from training.sharding import collected, is_sharded
 
 if TYPE_CHECKING:
     from training.loop import TrainLoop
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
 def save_run(loop: "TrainLoop", log: RunLog) -> None:
     """Write checkpoint-STEP and remove the oldest ones; the main process writes, the others wait."""
     accelerator, scaler = loop.accelerator, loop.accelerator.scaler
+    weights, moments = whole_weights(loop), optimizer_tensors(loop.optimizer)
+    if is_sharded(accelerator):
+        moments = collected(moments, accelerator.is_main_process)
     if accelerator.is_main_process:
         state = {
             "step": loop.step,
@@ -42,9 +49,9 @@ def save_run(loop: "TrainLoop", log: RunLog) -> None:
         }
 
         def write(folder: Path) -> None:
-            save_model(loop.bare_model, folder)
+            save_model(loop.bare_model, folder, weights)
             loop.collator.tokenizer.save_pretrained(folder)
-            save_optimizer(loop.optimizer, folder / "optimizer.safetensors")
+            save_file({name: value.contiguous() for name, value in moments.items()}, folder / "optimizer.safetensors")
             if loop.surd_targets.active:
                 loop.surd_targets.save(folder / "surd_predictions.safetensors")
             (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
@@ -55,6 +62,13 @@ def save_run(loop: "TrainLoop", log: RunLog) -> None:
             remove_oldest(loop.output_dir, loop.config.save_total_limit)
         log.saved()
     accelerator.wait_for_everyone()
+
+
+def whole_weights(loop: "TrainLoop") -> dict[str, Tensor] | None:
+    """Of a model cut into pieces, all of it in the main process; None for any other. Every process has to ask."""
+    if not is_sharded(loop.accelerator):
+        return None
+    return collected(loop.bare_model.state_dict(), loop.accelerator.is_main_process)
 
 
 def read_state(folder: Path, config: TrainConfig, num_processes: int) -> dict[str, Any]:

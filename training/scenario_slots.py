@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list
 
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.outputs import RedHeartOutput
+from training.sharding import put, put_together, whole
 
 LARGEST_SHARE = 0.25  # of all slots, in one refresh: what was found useful is not swept out at once
 
@@ -42,10 +43,13 @@ class ScenarioSlots:
         sent = [states.float().cpu()]
         broadcast_object_list(sent, from_process=0)
         states = sent[0].to(self.memory.keys)
-        slots = self.memory.least_used(states, len(states))
-        self.memory.fill(states, slots)
+        with put_together(self.memory):
+            slots = self.memory.least_used(states, len(states))
+            self.memory.fill(states, slots)
         for parameter in (self.memory.keys, self.memory.values):
             state = self.optimizer.state.get(parameter, {})
             for name in ("exp_avg", "exp_avg_sq", "momentum_buffer"):  # Adafactor's are of all slots
                 if name in state:
-                    state[name][slots] = 0
+                    moments = whole(state[name])
+                    moments[slots] = 0
+                    put(state[name], moments)

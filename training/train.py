@@ -40,7 +40,8 @@ from training.out_of_memory import train_or_stop, without_delay  # noqa: E402
 from training.report import figures_table  # noqa: E402
 from training.rewrite import finish_rewrite  # noqa: E402
 from training.run_log import seconds_logged  # noqa: E402
-from training.run_state import load_run, read_state  # noqa: E402
+from training.run_state import load_run, read_state, whole_weights  # noqa: E402
+from training.sharding import is_sharded  # noqa: E402
 from training.standardize import fit_standardization, wants_standardization  # noqa: E402
 from training.watchdog import watched  # noqa: E402
 
@@ -107,7 +108,7 @@ def train(config: TrainConfig) -> MemoryReport | None:
     else:
         with watched(loop, plan):
             train_or_stop(loop, plan)
-        if accelerator.is_main_process:
+        if accelerator.is_main_process or is_sharded(accelerator):  # each has its pieces to give
             if loop.step not in evaluated:
                 evaluate()
             with monitor.phase("save"):
@@ -147,13 +148,17 @@ def finish(
     model.config.trained_on = earlier_data | data.counts
     model.config.surd_found = loop.surd_targets.taught or model.config.surd_found
 
+    weights = whole_weights(loop)
+
     def write(folder: Path) -> None:
-        save_model(model, folder)
+        save_model(model, folder, weights)
         tokenizer.save_pretrained(folder)
         (folder / "train_config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         write_model_card(folder, config, figures, model.config.trained_on, seconds, model)
 
+    if not loop.accelerator.is_main_process:
+        return
     write_folder(output_dir / "final", write, {"step": loop.step})
     print(figures_table(figures))
     print(f"{output_dir / 'final'} written after {seconds:.0f} s")
