@@ -5,7 +5,7 @@ Out   its bytes, or a UserError when it is damaged or unpacks to more than `MAX_
 Run   `python -m preprocessing.readers event2mind=dev.csv.gz`
 
 A few kilobytes of gzip can unpack to gigabytes. Unpacking goes in steps and ends at the limit, so what such a file can
-take is known beforehand. Text is packed to a third or a fifth, so an honest file of this size has 50 MB or more packed.
+take is known beforehand. Text is packed to a third or a fifth: an honest file at the limit has 50 MB or more.
 """
 
 import gzip

@@ -4,8 +4,10 @@ In    rows of the public files in their original form.
 Out   values of records: preference pairs where the source says which of two deeds is better, else the text alone.
 Run   `python -m preprocessing.readers scruples_dilemmas=dev.scruples-dilemmas.jsonl`
 
-These sources give two actions and no utilities, so they are not `actions` of a record. A pair is made only of what the
-publishers' annotators agree on; where they do not, the row is set aside as `no-preference`, or gives its situation alone.
+These sources give two actions and no utilities, so they are not `actions` of a record. A pair is made only where the
+annotations say which is better; where they do not, the row is set aside as `no-preference`, or gives its situation.
+Being less ethical or breaking more rules is not the same as being less pleasant, which the pairs of ETHICS are about:
+who trains utility on all of them mixes these questions.
 """
 
 import json

@@ -166,7 +166,7 @@ READERS = {
         bind=_text,
     ),
     "jsonl": Reader(
-        form="one JSON object a line with text, language and perhaps labels; @text=KEY,language=ko,vad.valence=KEY,...",
+        form="one JSON object a line with text, language, perhaps labels; @text=KEY,language=ko,vad.valence=KEY,...",
         rows=json_lines,
         convert=dict,
         language="",

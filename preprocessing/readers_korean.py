@@ -4,9 +4,9 @@ In    rows of the public files in their original form; for the translation, GoEm
 Out   values of records. Most of these sources have labels that are none of ours: their rows are texts without labels.
 Run   `python -m preprocessing.readers va_kor=va_kor_clean.csv`
 
-A label is taken over only where it says what our field means. How many stars a film got is a judgement of the film, not
-the valence of a text; a topic (everyday, parting, love) is no emotion; whether a sentence is biased is none of the four
-experts' questions. Such labels are read to see that the row is what it should be, and are not kept.
+A label is taken over only where it says what our field means. How many stars a film got is a judgement of the film,
+not the valence of a text; a topic (everyday, parting, love) is no emotion; whether a sentence is biased is none of the
+four experts' questions. Such labels are read to see that the row is what it should be, and are not kept.
 """
 
 from collections.abc import Iterator
@@ -108,8 +108,8 @@ def _with_comments(original: Path) -> RowCutter:
                     )
                 if comment["labels"] != row.fields["labels"]:
                     raise UserError(
-                        f"line {row.number} has labels {row.fields['labels']!r:.40}, but the same line of its original "
-                        f"{original} has {comment['labels']!r:.40}: they are not translations of each other"
+                        f"line {row.number} has labels {row.fields['labels']!r:.40}, but the same line of its "
+                        f"original {original} has {comment['labels']!r:.40}: one is no translation of the other"
                     )
                 row.fields["comment"] = comment["comment"]
             yield row
@@ -118,7 +118,7 @@ def _with_comments(original: Path) -> RowCutter:
 
 
 _TRANSLATION = Reader(
-    form="text TAB label numbers (0-27): GoEmotions in Korean by machine; needs original_*.tsv beside or @original=PATH",
+    form="text TAB label numbers (0-27): GoEmotions in Korean by machine; @original=PATH unless original_* is near",
     rows=table(("text", "labels"), delimiter="\t", quoted=False),
     convert=_translated,
     language="ko",

@@ -2,7 +2,7 @@
 
 In    "READER=PATH", "READER=PATH@split" or "READER=PATH@option=value,..."; ${NAME} is an environment variable.
 Out   `Source`, or a UserError that says what to write instead.
-Run   `python -c "from preprocessing.sources import *; print(parse('emobank=a.csv@dev', {'emobank': Takes(('dev',))}))"`
+Run   `python -c "from preprocessing.sources import *; print(parse('text=a@language=en', {'text': Takes()}))"`
 """
 
 import difflib
@@ -40,7 +40,7 @@ class Source:
     options: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        said = [self.split] * (self.split is not None) + [f"{name}={value}" for name, value in self.options]
+        said = [*([self.split] if self.split else []), *(f"{name}={value}" for name, value in self.options)]
         return f"{self.reader}={self.path}" + (f"@{','.join(said)}" if said else "")
 
 
