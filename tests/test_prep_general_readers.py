@@ -91,7 +91,11 @@ def test_json_lines_take_labels_by_name_in_a_list_or_flat(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "options", "told"),
     [
-        ("review,lang\na,en\n", "@language=lang", r"lacks? .*|'text'; the row has 'review', 'lang'"),
+        (
+            "review,lang\na,en\n",
+            "@language=lang",
+            "'text'; the row has 'review', 'lang'; name others, as in @text=COLUMN",
+        ),
         ("text,lang\na,en\n", "@language=tongue", "'tongue' says the language; add @language=en"),
         ("text\na\n", "", "'language' says the language; add @language=en"),
         ("text\na\n", "@language=en,vad.valence=V", "'V'; the row has 'text'"),

@@ -134,7 +134,7 @@ def test_an_event_keeps_what_annotators_wrote(tmp_path: Path) -> None:
         (
             "moralchoice",
             MORAL + moral("low", set(), {"pain"}),
-            moral("low", set(), {"pain"})[:-3],
+            moral("low", set(), {"pain"})[:-4] + "\n",
             "wrong-field-count",
         ),
         ("scruples_dilemmas", dilemma([5, 0], [5, 0]), dilemma([5, 0], [5, 0], label=2), "label-out-of-range"),
