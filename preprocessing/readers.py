@@ -153,7 +153,7 @@ def _nothing_read(result: ReadResult, found_splits: Counter[str]) -> str:
             f"Reader {source.reader!r} expects {READERS[source.reader].form}"
         )
     if not found_splits:
-        return f"{source.path} holds a header and no rows; give a file with at least one"
+        return f"{source.path} holds no rows, or a header and no rows; give a file with at least one"
     held = ", ".join(f"{split}: {count}" for split, count in found_splits.items())
     return f"{source.path} holds no row of split {source.split!r}; it holds {held}"
 

@@ -12,7 +12,6 @@ Numbers are never scaled: what a range of another kind means is not for a reader
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from preprocessing.cutters import headed_table, text_lines
@@ -38,77 +37,89 @@ TEXTS = ("text", "text_pair", "worse", "turns")
 ASKED = ("reason", "group", "same_as")
 """Taken only when asked for: a column that happens to be called so may mean anything."""
 COLUMNS = (*TEXTS, *ASKED, *ITEMS, *(f"{field}.{name}" for field, names in ITEMS.items() for name in names))
+_KNOWN = frozenset(COLUMNS)
 
 Options = Mapping[str, str]
 
 
-def _general(options: Options, row: dict[str, Any]) -> dict[str, Any]:
-    _check_row(options, row)
-    values = {name: _taken(options, row, name) for name in (*TEXTS, *ASKED)}
-    if isinstance(values["group"], int) and not isinstance(values["group"], bool):
-        values["group"] = str(values["group"])
-    if isinstance(values["same_as"], str):
-        values["same_as"] = [values["same_as"]]
-    labels = {field: _label(options, row, field) for field in ITEMS}
-    found = {name: value for name, value in {**values, **labels}.items() if value is not None}
-    # An empty text is no missing one: it is refused with its own reason.
-    return {"text": row[options.get("text", "text")], **found, "language": _language(options, row)}
+class Columns:
+    """Which column of a row is what; worked out once a source, because it is asked for every row."""
+
+    def __init__(self, options: Options):
+        self.language = options.get("language", "language")
+        taken = [*TEXTS, *(name for name in ASKED if name in options)]
+        self.texts = {name: options.get(name, name) for name in taken}
+        self.asked = {column for name, column in options.items() if name in COLUMNS} | {self.texts["text"]}
+        self.fields = {field: options.get(field, field) for field in ITEMS}
+        self.items: dict[str, list[tuple[str, str]]] = {}
+        for field, names in ITEMS.items():
+            for name in names:
+                column = options.get(f"{field}.{name}", f"{field}.{name}")
+                self.items.setdefault(column, []).append((field, name))
+
+    def record(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Values of a Record. An empty text is no missing one: it is refused with its own reason."""
+        self.check_names(row)
+        values = {name: row.get(column) for name, column in self.texts.items()}
+        if type(values.get("group")) is int:
+            values["group"] = str(values["group"])
+        if isinstance(values.get("same_as"), str):
+            values["same_as"] = [values["same_as"]]
+        found = {name: value for name, value in values.items() if not _empty(value)}
+        return {"text": values["text"], **found, **self.labels(row), "language": self.said_language(row)}
+
+    def labels(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        apart: dict[str, dict[str, Any]] = {}
+        for column in self.items.keys() & row.keys():
+            for field, name in self.items[column]:
+                if not _empty(row[column]):
+                    apart.setdefault(field, {})[name] = row[column]
+        together = {field: row[column] for field, column in self.fields.items() if not _empty(row.get(column))}
+        if both := sorted(apart.keys() & together.keys()):
+            raise BadRow(f"contradicting-labels: {listed(both)} given as one value and by name")
+        return {field: _label(field, value) for field, value in {**apart, **together}.items()}
+
+    def said_language(self, row: Mapping[str, Any]) -> Any:
+        if self.language in LANGUAGES:
+            return self.language
+        if self.language not in row:
+            raise BadRow(
+                f"missing-key: no column {self.language!r:.40} says the language; add @language=en or @language=ko"
+            )
+        return row[self.language]
+
+    def check_names(self, row: Mapping[str, Any]) -> None:
+        if missing := sorted(self.asked - row.keys()):
+            raise BadRow(f"missing-key: {listed(missing)}; the row has {listed(row)}; name others, as in @text=COLUMN")
+        for column in row:
+            if "." in column and (field := column.partition(".")[0]) in ITEMS and column not in _KNOWN:
+                raise BadRow(f"unknown-key: {column!r:.80}; {', '.join(ITEMS[field])} are known"[:350])
+
+    def check(self, names: list[str]) -> None:
+        """What every row would be refused for is said once, as a UserError."""
+        try:
+            self.check_names(dict.fromkeys(names))
+            self.said_language(dict.fromkeys(names))
+        except BadRow as bad:
+            raise UserError(f"its columns do not serve: {bad.detail}") from None
 
 
-def _check_row(options: Options, row: Mapping[str, Any]) -> None:
-    asked = {column for name, column in options.items() if name in COLUMNS} | {options.get("text", "text")}
-    if missing := sorted(asked - set(row)):
-        raise BadRow(f"missing-key: {listed(missing)}; the row has {listed(row)}; name others, as in @text=COLUMN")
-    for column in row:
-        field, dot, _ = column.partition(".")
-        if dot and field in ITEMS and column not in COLUMNS:
-            raise BadRow(f"unknown-key: {column!r:.80}; {field} has {', '.join(ITEMS[field])}")
+def _empty(value: Any) -> bool:
+    return value is None or value == "" or value == []
 
 
-def _check_columns(options: Options, columns: list[str]) -> None:
-    """What every row would be refused for is said once."""
-    try:
-        _check_row(options, dict.fromkeys(columns))
-        if "language" not in options and "language" not in columns:
-            _language(options, dict.fromkeys(columns))
-    except BadRow as bad:
-        raise UserError(f"its columns do not serve: {bad.detail}") from None
-
-
-def _taken(options: Options, row: Mapping[str, Any], name: str) -> Any:
-    """The value of a column; None where it is empty, or was not asked for."""
-    if name in ASKED and name not in options:
-        return None
-    value = row.get(options.get(name, name))
-    return None if value in ("", []) else value
-
-
-def _language(options: Options, row: Mapping[str, Any]) -> Any:
-    said = options.get("language", "language")
-    if said in LANGUAGES:
-        return said
-    if said not in row:
-        raise BadRow(f"missing-key: no column {said!r:.40} says the language; add @language=en or @language=ko")
-    return row[said]
-
-
-def _label(options: Options, row: Mapping[str, Any], field: str) -> Any:
+def _label(field: str, value: Any) -> Any:
+    """A list of numbers as it is, names of emotions or values by name as a list; None where all of these are null."""
     names = ITEMS[field]
-    together = _taken(options, row, field)
-    columns = {name: options.get(f"{field}.{name}", f"{field}.{name}") for name in names}
-    apart = {name: row[column] for name, column in columns.items() if column in row}
-    if together is not None and any(value not in (None, "") for value in apart.values()):
-        raise BadRow(f"contradicting-labels: {field} is given as one value and by name")
-    if together is not None and not isinstance(together, dict):
-        return _by_names(field, together) if _is_names(together) else together
-    if unknown := sorted(set(together or {}) - set(names)):
+    if not isinstance(value, dict):
+        return _by_names(field, value) if _is_names(value) else value
+    if unknown := sorted(set(value) - set(names)):
         raise BadRow(f"unknown-key: {listed(unknown)} in {field}")
-    values = {**apart, **(together or {})}
-    vector = [_number(values.get(name)) for name in names]
-    if all(value is None for value in vector):
+    vector = [_number(value.get(name)) for name in names]
+    if all(item is None for item in vector):
         return None
     if None in vector and field not in NULLABLE:
-        lacking = [name for name, value in zip(names, vector, strict=True) if value is None]
+        lacking = [name for name, item in zip(names, vector, strict=True) if item is None]
         raise BadRow(f"wrong-label-count: {field} has no value for {listed(lacking)}")
     return vector
 
@@ -143,14 +154,13 @@ def _text(source: Source) -> Reader:
 
 def _bound(name: str) -> Callable[[Source], Reader]:
     def bind(source: Source) -> Reader:
-        options = dict(source.options)
-        reader = replace(READERS[name], convert=partial(_general, options))
-        check = partial(_check_columns, options)
+        columns = Columns(options := dict(source.options))
+        reader = replace(READERS[name], convert=columns.record)
         if name == "csv":
-            return replace(reader, rows=headed_table(check))
+            return replace(reader, rows=headed_table(columns.check))
         if name == "dataset":
             wanted = {*COLUMNS, "language", *options.values()}
-            return replace(reader, rows=lambda _: dataset_rows(source, wanted, check), lines=lambda _: [])
+            return replace(reader, rows=lambda _: dataset_rows(source, wanted, columns.check), lines=lambda _: [])
         return reader
 
     return bind

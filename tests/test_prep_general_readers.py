@@ -99,7 +99,7 @@ def test_json_lines_take_labels_by_name_in_a_list_or_flat(tmp_path: Path) -> Non
         ("text,lang\na,en\n", "@language=tongue", "'tongue' says the language; add @language=en"),
         ("text\na\n", "", "'language' says the language; add @language=en"),
         ("text\na\n", "@language=en,vad.valence=V", "'V'; the row has 'text'"),
-        ("text,vad.valance\na,1\n", "@language=en", "'vad.valance'; vad has valence, arousal, dominance"),
+        ("text,vad.valance\na,1\n", "@language=en", "'vad.valance'; valence, arousal, dominance are known"),
         ("text,text\na,b\n", "@language=en", "names 'text' more than once"),
         ("text\ra\r", "@language=en", "carriage return"),
         ("text\na\n", "@language=en,vad.valance=V", "sets 'vad.valance'.*did you mean 'vad.valence'"),
@@ -197,4 +197,4 @@ def test_the_command_reads_a_table(tmp_path: Path) -> None:
     assert code == 0
     assert source in out
     assert "1 records in 1 groups, 1 rejected" in out
-    assert "vad              on 1" in out
+    assert "vad              on 1 (valence: 1)" in out
