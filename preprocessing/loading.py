@@ -2,7 +2,7 @@
 
 In    a source of the reader `dataset`, and the columns that may be wanted.
 Out   rows, with label numbers turned into the names that the data set gives them.
-Run   `python -m preprocessing.readers dataset=folder@train,text=review,language=en`
+Run   `python -m preprocessing.readers dataset=folder@train@text=review@language=en`
 
 No code of a data set is run: `trust_remote_code` is never set. The library copies what it loads to its cache
 (HF_DATASETS_CACHE), from where it is read row by row; HF_HUB_OFFLINE=1 keeps it from the network.

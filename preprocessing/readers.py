@@ -1,6 +1,6 @@
 """Reads public files in their original form into records; a bad row is set aside with its reason, never lost.
 
-In    sources, READER=PATH, READER=PATH@split or READER=PATH@option=value,... (docs/data.md).
+In    sources, READER=PATH, READER=PATH@split or READER=PATH@option=value@... (docs/data.md).
 Out   `read(source)`: records, and what was rejected. As a command: a table of what the files hold.
 Run   `python -m preprocessing.readers scenarios=data/scenarios/train.jsonl emobank=emobank.csv@dev`
 """

@@ -2,7 +2,7 @@
 
 In    a file, or a name that `datasets.load_dataset` knows; after `@` which column is what.
 Out   values of records.
-Run   `python -m preprocessing.readers csv=reviews.csv@text=review,language=ko,vad.valence=mood`
+Run   `python -m preprocessing.readers csv=reviews.csv@text=review@language=ko@vad.valence=mood`
 
 `FIELD=COLUMN` says which column a field of a record is taken from; without it the column of the field's own name is.
 `language` is en, ko or a column that says so. Labels stand in columns `FIELD.NAME` (`vad.valence`), as pandas flattens
@@ -176,7 +176,7 @@ READERS = {
         bind=_text,
     ),
     "jsonl": Reader(
-        form="one JSON object a line with text, language, perhaps labels; @text=KEY,language=ko,vad.valence=KEY,...",
+        form="one JSON object a line with text, language, perhaps labels; @text=KEY@language=ko@vad.valence=KEY@...",
         rows=json_lines,
         convert=dict,
         language="",
@@ -185,7 +185,7 @@ READERS = {
         bind=_bound("jsonl"),
     ),
     "csv": Reader(
-        form="a table whose first line names the columns, by commas, tabs or semicolons; @text=COLUMN,language=ko,...",
+        form="a table whose first line names the columns, by commas, tabs or semicolons; @text=COLUMN@language=ko@...",
         rows=json_lines,
         convert=dict,
         language="",
@@ -194,7 +194,7 @@ READERS = {
         bind=_bound("csv"),
     ),
     "dataset": Reader(
-        form="a name on the Hub, a folder, a .parquet or .arrow file; @SPLIT,text=COLUMN,language=ko,config=NAME,...",
+        form="a name on the Hub, a folder, a .parquet or .arrow file; @SPLIT@text=COLUMN@language=ko@config=NAME@...",
         rows=json_lines,
         convert=dict,
         language="",

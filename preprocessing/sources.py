@@ -1,6 +1,6 @@
 """What a user names on the command line or in a recipe: a reader, a file, perhaps a split of it.
 
-In    "READER=PATH", "READER=PATH@split" or "READER=PATH@option=value,..."; ${NAME} is an environment variable.
+In    "READER=PATH", "READER=PATH@split" or "READER=PATH@option=value@..."; ${NAME} is an environment variable.
 Out   `Source`, or a UserError that says what to write instead.
 Run   `python -c "from preprocessing.sources import *; print(parse('text=a@language=en', {'text': Takes()}))"`
 """
@@ -41,7 +41,7 @@ class Source:
 
     def __str__(self) -> str:
         said = [*([self.split] if self.split else []), *(f"{name}={value}" for name, value in self.options)]
-        return f"{self.reader}={self.path}" + (f"@{','.join(said)}" if said else "")
+        return f"{self.reader}={self.path}" + (f"@{'@'.join(said)}" if said else "")
 
 
 def parse(argument: str, readers: Mapping[str, Takes]) -> Source:
@@ -73,10 +73,10 @@ def parse(argument: str, readers: Mapping[str, Takes]) -> Source:
     return Source(reader, path, split, tuple(options.items()))
 
 
-def _said(argument: str, reader: str, said: str | None) -> tuple[str | None, dict[str, str]]:
-    """'dev,text=review' is a split and an option; either may be missing."""
+def _said(argument: str, reader: str, said: Sequence[str]) -> tuple[str | None, dict[str, str]]:
+    """'dev' and 'text=review' are a split and an option; either may be missing, and a split goes first."""
     split, options = None, {}
-    for position, item in enumerate(said.split(",") if said is not None else []):
+    for position, item in enumerate(said):
         name, equals, value = item.partition("=")
         if not equals and position == 0:
             split = item
@@ -130,9 +130,12 @@ def expand(location: str) -> str:
     return os.path.expanduser(_VARIABLE.sub(value, location))
 
 
-def _split_off(location: str) -> tuple[Path, str | None]:
+def _split_off(location: str) -> tuple[Path, list[str]]:
     """An '@' may belong to a name: what exists as written is a path, and a split holds no '/'; an option may."""
-    path, at, said = location.rpartition("@")
-    if not at or ("/" in said and "=" not in said) or Path(location).exists():
-        return Path(location), None
-    return Path(path), said
+    said: list[str] = []
+    while not Path(location).exists():
+        path, at, item = location.rpartition("@")
+        if not at or ("/" in item and "=" not in item):
+            break
+        location, said = path, [item, *said]
+    return Path(location), said

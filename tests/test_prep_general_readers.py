@@ -16,7 +16,7 @@ from prep_rows import read_text
 from preprocessing import readers
 from preprocessing.errors import UserError
 from preprocessing.readers import ReadResult, parse_source, read
-from preprocessing.sources import refuse_repeated
+from preprocessing.sources import Source, refuse_repeated
 from redheart_hf.labels import BASIC_EMOTIONS
 
 JOY = [float(name == "joy") for name in BASIC_EMOTIONS]
@@ -44,7 +44,7 @@ def test_a_table_says_which_column_is_what(tmp_path: Path, delimiter: str) -> No
         ["7", "short"],
     ]
     content = "\n".join(delimiter.join(row) for row in rows) + "\n"
-    options = "@text=review,language=lang,vad.valence=mood,basic_emotions=feels,group=no"
+    options = "@text=review@language=lang@vad.valence=mood@basic_emotions=feels@group=no"
     result = read_text(tmp_path, "csv", content, split=options)
     first, second = result.records
     assert (first.text, first.language, first.row, first.group) == ('He said "no".\nTwice.', "en", 2, "1")
@@ -98,19 +98,33 @@ def test_json_lines_take_labels_by_name_in_a_list_or_flat(tmp_path: Path) -> Non
         ),
         ("text,lang\na,en\n", "@language=tongue", "'tongue' says the language; add @language=en"),
         ("text\na\n", "", "'language' says the language; add @language=en"),
-        ("text\na\n", "@language=en,vad.valence=V", "'V'; the row has 'text'"),
+        ("text\na\n", "@language=en@vad.valence=V", "'V'; the row has 'text'"),
         ("text,vad.valance\na,1\n", "@language=en", "'vad.valance'; valence, arousal, dominance are known"),
         ("text,text\na,b\n", "@language=en", "names 'text' more than once"),
         ("text\ra\r", "@language=en", "carriage return"),
-        ("text\na\n", "@language=en,vad.valance=V", "sets 'vad.valance'.*did you mean 'vad.valence'"),
-        ("text\na\n", "@language=en,language=ko", "'language=ko' should be NAME=VALUE, once each"),
-        ("text\na\n", "@language=en,text=", "'text=' should be NAME=VALUE"),
-        ("text\na\n", "@dev,language=en", "its files hold no splits"),
+        ("text\na\n", "@language=en@vad.valance=V", "sets 'vad.valance'.*did you mean 'vad.valence'"),
+        ("text\na\n", "@language=en@language=ko", "'language=ko' should be NAME=VALUE, once each"),
+        ("text\na\n", "@language=en@text=", "'text=' should be NAME=VALUE"),
+        ("text\na\n", "@dev@language=en", "its files hold no splits"),
     ],
 )
 def test_columns_that_do_not_serve_are_told_once(tmp_path: Path, content: str, options: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
         read_text(tmp_path, "csv", content, split=options)
+
+
+def test_an_at_sign_may_belong_to_the_path_of_a_source_with_options(tmp_path: Path) -> None:
+    (tmp_path / "me@home").mkdir()
+    path = tmp_path / "me@home" / "rows@language=ko"
+    path.write_text("text,불평/불만\n글,1\n", encoding="utf-8")
+    argument = f"csv={path}@korean_emotions.불평/불만=불평/불만@language=en"
+    source = parse_source(argument)
+    assert (source.path, source.split) == (path, None)
+    assert source.options == (("korean_emotions.불평/불만", "불평/불만"), ("language", "en"))
+    assert str(source) == argument
+    assert parse_source("dataset=me/rows@train@config=x@language=en") == Source(
+        "dataset", Path("me/rows"), "train", (("config", "x"), ("language", "en"))
+    )
 
 
 def test_other_readers_take_no_options(tmp_path: Path) -> None:
@@ -142,8 +156,8 @@ def loaded(source: str) -> ReadResult:
 
 @pytest.mark.parametrize("folder", ["parquet", "disk"])
 def test_a_folder_of_the_datasets_library(saved: Path, folder: str) -> None:
-    options = "text=review,language=en,basic_emotions=label"
-    result = loaded(f"{saved / folder}@train,{options}")
+    options = "text=review@language=en@basic_emotions=label"
+    result = loaded(f"{saved / folder}@train@{options}")
     assert [record.text for record in result.records] == ["one", "two"]
     assert result.records[0].basic_emotions == JOY
     assert (result.records[1].id, result.records[1].split) == (f"dataset/{folder}@train:2", "train")
@@ -151,18 +165,18 @@ def test_a_folder_of_the_datasets_library(saved: Path, folder: str) -> None:
     with pytest.raises(UserError, match=r"several splits \(.*train: 4.*\); name one"):
         loaded(f"{saved / folder}@{options}")
     with pytest.raises(UserError, match="no split 'dev'; it holds"):
-        loaded(f"{saved / folder}@dev,{options}")
+        loaded(f"{saved / folder}@dev@{options}")
     with pytest.raises(UserError, match="'text'; the row has 'review', 'label', 'bytes'"):
-        loaded(f"{saved / folder}@test,language=en")
+        loaded(f"{saved / folder}@test@language=en")
 
 
 def test_a_file_and_a_split_saved_alone(saved: Path) -> None:
-    (file,) = loaded(f"{saved / 'parquet' / 'test-00000.parquet'}@text=review,language=en").records
-    (rows,) = loaded(f"{saved / 'disk' / 'test'}@text=review,language=en").records
+    (file,) = loaded(f"{saved / 'parquet' / 'test-00000.parquet'}@text=review@language=en").records
+    (rows,) = loaded(f"{saved / 'disk' / 'test'}@text=review@language=en").records
     assert file.text == rows.text == "three"
     assert file.split == "test"
     with pytest.raises(UserError, match="holds no splits"):
-        loaded(f"{saved / 'disk' / 'test'}@test,text=review,language=en")
+        loaded(f"{saved / 'disk' / 'test'}@test@text=review@language=en")
 
 
 def test_what_cannot_be_loaded_is_told(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,14 +199,14 @@ def test_two_sources_of_one_data_set_are_the_same_rows(saved: Path) -> None:
     def source(said: str):
         return parse_source(f"dataset={said}")
 
-    refuse_repeated([source("a/b@train,config=x"), source("a/b@train,config=y"), source("a/b@test,config=x")])
+    refuse_repeated([source("a/b@train@config=x"), source("a/b@train@config=y"), source("a/b@test@config=x")])
     with pytest.raises(UserError, match="name the same rows"):
-        refuse_repeated([source("a/b@train"), source("a/b@train,language=en")])
+        refuse_repeated([source("a/b@train"), source("a/b@train@language=en")])
 
 
 def test_the_command_reads_a_table(tmp_path: Path) -> None:
     (tmp_path / "reviews.csv").write_text("review,vad.valence\nFine.,0.5\nBad.,2\n", encoding="utf-8")
-    source = f"csv={tmp_path / 'reviews.csv'}@text=review,language=en"
+    source = f"csv={tmp_path / 'reviews.csv'}@text=review@language=en"
     code, out, _ = run_command(readers, source)
     assert code == 0
     assert source in out
