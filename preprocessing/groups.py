@@ -21,6 +21,11 @@ def by_text(records: Sequence[Record]) -> list[str]:
     return [normalise(record.text) for record in records]
 
 
+def kept(records: Sequence[Record]) -> list[str]:
+    """The groups that records came with, and the text where they came with none."""
+    return [record.group or text for record, text in zip(records, by_text(records), strict=True)]
+
+
 def by_scenario(records: Sequence[Record]) -> list[str]:
     """Preference pairs: "X. Y." over "X." shares scenario X with every pair on X."""
     keys = []

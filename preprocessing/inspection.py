@@ -12,9 +12,9 @@ from pathlib import Path
 from preprocessing.files import check_output
 from preprocessing.overlap import find_overlaps
 from preprocessing.readers import READERS, ReadResult, files_of, parse_source, read, write_rejected
-from preprocessing.records import RANGES, Record
+from preprocessing.records import NULLABLE, RANGES, Record
 from preprocessing.sources import refuse_repeated
-from redheart_hf.labels import ETHICS_EXPERTS
+from redheart_hf.labels import ETHICS_EXPERTS, VAD
 
 LABELS = (*RANGES, "worse", "actions", "reason")
 
@@ -62,18 +62,21 @@ def _describe(result: ReadResult) -> list[str]:
     lines = [f"{result.source}", f"  {len(records):,} records in {groups:,} groups, {len(result.rejected):,} rejected"]
     for name in LABELS:
         if filled := sum(getattr(record, name) is not None for record in records):
-            lines.append(f"  {name:16} on {filled:,}{_expert_note(name, records)}")
+            lines.append(f"  {name:16} on {filled:,}{_item_note(name, records)}")
     return lines + result.reason_lines()
 
 
-def _expert_note(name: str, records: list[Record]) -> str:
-    """Acceptability has four items of which a source may fill one."""
-    if name != "acceptability":
+def _item_note(name: str, records: list[Record]) -> str:
+    """Acceptability has four items of which a source may fill one, VAD three; said where not all are there."""
+    if name not in NULLABLE:
         return ""
-    judged = [
-        expert
+    items = {"acceptability": ETHICS_EXPERTS, "vad": VAD}[name]
+    known = Counter(
+        item
         for record in records
-        for expert, value in zip(ETHICS_EXPERTS, record.acceptability or [], strict=False)
+        for item, value in zip(items, getattr(record, name) or [], strict=False)
         if value is not None
-    ]
-    return " (" + ", ".join(f"{expert}: {count:,}" for expert, count in Counter(judged).items()) + ")"
+    )
+    if len(known) == len(items) and len(set(known.values())) == 1:
+        return ""
+    return " (" + ", ".join(f"{item}: {count:,}" for item, count in known.items()) + ")"

@@ -1,6 +1,6 @@
 """Reads public files in their original form into records; a bad row is set aside with its reason, never lost.
 
-In    sources, READER=PATH or READER=PATH@split.
+In    sources, READER=PATH, READER=PATH@split or READER=PATH@option=value@... (docs/data.md).
 Out   `read(source)`: records, and what was rejected. As a command: a table of what the files hold.
 Run   `python -m preprocessing.readers scenarios=data/scenarios/train.jsonl emobank=emobank.csv@dev`
 """
@@ -10,11 +10,19 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from preprocessing import readers_emotion, readers_ethics, readers_json, sources
+from preprocessing import (
+    readers_choice,
+    readers_emotion,
+    readers_ethics,
+    readers_general,
+    readers_json,
+    readers_korean,
+    sources,
+)
 from preprocessing.errors import BadRow, UserError, run
 from preprocessing.files import write_lines
 from preprocessing.forms import Reader
@@ -23,7 +31,14 @@ from preprocessing.sources import Source
 from preprocessing.tables import Row, read_lines
 from preprocessing.text import clean
 
-READERS: dict[str, Reader] = {**readers_json.READERS, **readers_emotion.READERS, **readers_ethics.READERS}
+READERS: dict[str, Reader] = {
+    **readers_json.READERS,
+    **readers_emotion.READERS,
+    **readers_ethics.READERS,
+    **readers_korean.READERS,
+    **readers_choice.READERS,
+    **readers_general.READERS,
+}
 EXCERPT_CHARACTERS = 200
 
 
@@ -56,19 +71,22 @@ class ReadResult:
 
 
 def parse_source(argument: str) -> Source:
-    return sources.parse(argument, {name: reader.splits for name, reader in READERS.items()})
+    return sources.parse(
+        argument, {name: replace(reader.takes, splits=reader.splits) for name, reader in READERS.items()}
+    )
 
 
 def files_of(source: Source) -> list[Path]:
     """What `read` will open."""
-    labels = _labels_file(READERS[source.reader], source)
-    return [source.path] if labels is None else [source.path, labels]
+    reader = READERS[source.reader].of(source)
+    labels = _labels_file(reader, source)
+    return [source.path, *reader.beside, *([] if labels is None else [labels])]
 
 
 def read(source: Source) -> ReadResult:
     """Every row of the source is in the result once: as a record or as rejected; rows of other splits are not."""
-    reader = READERS[source.reader]
-    lines = read_lines(source.path)
+    reader = READERS[source.reader].of(source)
+    lines = reader.lines(source.path)
     _check_labels_file(reader, source)
     result = ReadResult(source)
     other_splits = set(reader.splits) - {source.split} if source.split else set()
@@ -103,13 +121,15 @@ def _rows(reader: Reader, source: Source, lines: list[str]) -> Iterator[Row]:
 
 
 def _record(source: Source, reader: Reader, number: int, row: dict[str, Any]) -> Record:
+    # Rows of a data set are numbered within their split.
+    split = source.split if reader.takes.anywhere else None
     provenance = {
-        "id": f"{source.reader}/{source.path.name}:{number}",
+        "id": f"{source.reader}/{source.path.name}{f'@{split}' if split else ''}:{number}",
         "reader": source.reader,
         "language": reader.language,
         "source": source.path.name,
         "row": number,
-        "split": _split_in(source.path.stem),
+        "split": split or _split_in(source.path.stem),
     }
     record = cleaned(Record(**{**provenance, **reader.convert(row)}))
     if problem := first_fault(record):
@@ -133,7 +153,7 @@ def _nothing_read(result: ReadResult, found_splits: Counter[str]) -> str:
             f"Reader {source.reader!r} expects {READERS[source.reader].form}"
         )
     if not found_splits:
-        return f"{source.path} holds a header and no rows; give a file with at least one"
+        return f"{source.path} holds no rows, or a header and no rows; give a file with at least one"
     held = ", ".join(f"{split}: {count}" for split, count in found_splits.items())
     return f"{source.path} holds no row of split {source.split!r}; it holds {held}"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from preprocessing.errors import BadRow
 from preprocessing.forms import Reader
-from preprocessing.groups import by_text
+from preprocessing.groups import kept
 from preprocessing.records import Action, Record
 from preprocessing.tables import json_lines
 from preprocessing.text import listed
@@ -71,10 +71,6 @@ def _record(row: dict[str, Any]) -> dict[str, Any]:
     return {item.name: getattr(record, item.name) for item in fields(record)}
 
 
-def _kept_groups(records: Sequence[Record]) -> list[str]:
-    return [record.group or text for record, text in zip(records, by_text(records), strict=True)]
-
-
 READERS = {
     "scenarios": Reader(
         form="one JSON object a line: a situation, its possible actions, every label (docs/data.md)",
@@ -87,6 +83,6 @@ READERS = {
         rows=json_lines,
         convert=_record,
         language="",
-        group=_kept_groups,
+        group=kept,
     ),
 }

@@ -56,8 +56,8 @@ class Record:
     """Presence of each of GoEmotions' 28, in [0, 1]."""
     korean_emotions: list[float] | None = None
     """Presence of each of KOTE's 44, in [0, 1]."""
-    vad: list[float] | None = None
-    """Valence, arousal, dominance in [-1, 1]."""
+    vad: list[float | None] | None = None
+    """Valence, arousal, dominance in [-1, 1], each nullable."""
     culture: list[float] | None = None
     """Jeong, han, chemyeon in [0, 1]."""
     actions: list[Action] | None = None
@@ -122,6 +122,8 @@ RANGES: dict[str, tuple[int, float, float]] = {
     "regret": (len(VIEWS), 0, 6),
 }
 """Label -> number of items, lowest and highest value."""
+NULLABLE = ("acceptability", "vad")
+"""Labels of which a source may know some items and not others."""
 
 
 def first_fault(record: Record) -> str | None:
@@ -152,7 +154,7 @@ def _faults(record: Record) -> Iterator[str]:
         values = getattr(record, name)
         if values is None:
             continue
-        if fault := _numbers_fault(name, values, count, low, high, nullable=name == "acceptability"):
+        if fault := _numbers_fault(name, values, count, low, high, nullable=name in NULLABLE):
             yield fault
         elif name == "circumstances" and min(values[1:]) < 0:
             yield f"label-out-of-range: circumstances after intensity must be 0 or more: {values}"

@@ -1,8 +1,8 @@
 """What a user names on the command line or in a recipe: a reader, a file, perhaps a split of it.
 
-In    "READER=PATH" or "READER=PATH@split"; ${NAME} in a path is an environment variable.
+In    "READER=PATH", "READER=PATH@split" or "READER=PATH@option=value@..."; ${NAME} is an environment variable.
 Out   `Source`, or a UserError that says what to write instead.
-Run   `python -c "from preprocessing.sources import *; print(parse('emobank=a.csv@dev', {'emobank': ('dev',)}))"`
+Run   `python -c "from preprocessing.sources import *; print(parse('text=a@language=en', {'text': Takes()}))"`
 """
 
 import difflib
@@ -19,19 +19,33 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 @dataclass(frozen=True)
+class Takes:
+    """What a reader takes after `@`."""
+
+    splits: tuple[str, ...] = ()
+    """The splits that one of its files may hold."""
+    options: tuple[str, ...] = ()
+    """Names of what may be set, as in `text=review`."""
+    anywhere: bool = False
+    """The path may be a folder or a name of something that is not on this disk, and its splits are found in it."""
+
+
+@dataclass(frozen=True)
 class Source:
-    """One file, how to read it, and which of its splits (None: all of its rows)."""
+    """One file, how to read it, which of its splits (None: all of its rows), and what was set for it."""
 
     reader: str
     path: Path
     split: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.reader}={self.path}" + (f"@{self.split}" if self.split else "")
+        said = [*([self.split] if self.split else []), *(f"{name}={value}" for name, value in self.options)]
+        return f"{self.reader}={self.path}" + (f"@{'@'.join(said)}" if said else "")
 
 
-def parse(argument: str, readers: Mapping[str, tuple[str, ...]]) -> Source:
-    """`readers` gives for every known reader the splits that one of its files may hold."""
+def parse(argument: str, readers: Mapping[str, Takes]) -> Source:
+    """`readers` gives for every known reader what it takes."""
     reader, equals, location = argument.partition("=")
     if not equals or not location:
         raise UserError(f"{argument!r} names no file; write READER=PATH or READER=PATH@split")
@@ -40,16 +54,46 @@ def parse(argument: str, readers: Mapping[str, tuple[str, ...]]) -> Source:
         meant = f", did you mean {near[0]!r}?" if near else "."
         raise UserError(f"there is no reader {reader!r}{meant} Known readers: {', '.join(sorted(readers))}")
     location = expand(location)
-    path, split = _split_off(location)
+    takes = readers[reader]
+    path, said = _split_off(location)
     check_name(path)
-    if split is not None and split not in readers[reader]:
-        offered = f"its splits are {', '.join(readers[reader])}" if readers[reader] else "its files hold no splits"
+    split, options = _said(argument, reader, said)
+    if split is not None and split not in takes.splits and not takes.anywhere:
+        offered = f"its splits are {', '.join(takes.splits)}" if takes.splits else "its files hold no splits"
         raise UserError(f"{argument!r} asks for split {split!r} of reader {reader!r}, but {offered}")
+    for name in options:
+        if name not in takes.options:
+            raise UserError(f"{argument!r} sets {name!r}, {_not_taken(name, reader, takes.options)}")
+    if takes.anywhere:
+        return Source(reader, path, split, tuple(options.items()))
     if path.is_dir():
         raise UserError(f"{path} is a folder; name one file in it, as in {reader}={path / 'FILE'}")
     if not path.exists():
         raise UserError(f"there is no file {path} (looked from {Path.cwd()}); check the path")
-    return Source(reader, path, split)
+    return Source(reader, path, split, tuple(options.items()))
+
+
+def _said(argument: str, reader: str, said: Sequence[str]) -> tuple[str | None, dict[str, str]]:
+    """'dev' and 'text=review' are a split and an option; either may be missing, and a split goes first."""
+    split, options = None, {}
+    for position, item in enumerate(said):
+        name, equals, value = item.partition("=")
+        if not equals and position == 0:
+            split = item
+        elif not (equals and name and value) or name in options:
+            raise UserError(f"{argument!r}: {item!r} should be NAME=VALUE, once each, as in {reader}=PATH@text=review")
+        else:
+            options[name] = value
+    return split, options
+
+
+def _not_taken(name: str, reader: str, options: Sequence[str]) -> str:
+    if not options:
+        return f"but nothing can be set for reader {reader!r}"
+    near = difflib.get_close_matches(name, options, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    plain = [option for option in options if "." not in option]
+    return f"which reader {reader!r} does not know{meant} It takes {', '.join(plain)}"
 
 
 def refuse_repeated(sources: Sequence[Source]) -> None:
@@ -59,12 +103,20 @@ def refuse_repeated(sources: Sequence[Source]) -> None:
     """
     for index, source in enumerate(sources):
         for other in sources[:index]:
-            same = source.reader == other.reader and os.path.samefile(source.path, other.path)
+            same = source.reader == other.reader and _same_place(source, other)
             if same and (source.split == other.split or None in (source.split, other.split)):
                 raise UserError(
                     f"{other} and {source} name the same rows; give them once (to judge by rows of a training file, "
                     "use holdout)"
                 )
+
+
+def _same_place(one: Source, other: Source) -> bool:
+    if dict(one.options).get("config") != dict(other.options).get("config"):
+        return False
+    if one.path.exists() and other.path.exists():
+        return os.path.samefile(one.path, other.path)
+    return one.path == other.path
 
 
 def expand(location: str) -> str:
@@ -78,9 +130,12 @@ def expand(location: str) -> str:
     return os.path.expanduser(_VARIABLE.sub(value, location))
 
 
-def _split_off(location: str) -> tuple[Path, str | None]:
-    """An '@' may belong to a name: what exists as written is a path, and a split holds no '/'."""
-    path, at, split = location.rpartition("@")
-    if not at or "/" in split or Path(location).exists():
-        return Path(location), None
-    return Path(path), split
+def _split_off(location: str) -> tuple[Path, list[str]]:
+    """An '@' may belong to a name: what exists as written is a path, and a split holds no '/'; an option may."""
+    said: list[str] = []
+    while not Path(location).exists():
+        path, at, item = location.rpartition("@")
+        if not at or ("/" in item and "=" not in item):
+            break
+        location, said = path, [item, *said]
+    return Path(location), said

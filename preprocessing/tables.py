@@ -1,6 +1,6 @@
 """Cuts a file into rows without losing one: comma or tab separated, or one JSON object a line.
 
-In    a path.
+In    a path; what it names may be packed with gzip.
 Out   for every row its line number, its first line (for reports) and its fields, or a BadRow that says why not.
 Run   `python -c "from preprocessing.tables import *; print(*table(('a', 'b'))(['1,2', '3']), sep=chr(10))"`
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from preprocessing.errors import REMEDIES, BadRow, UserError
+from preprocessing.packed import GZIP, unpacked
 from preprocessing.text import listed
 
 ROW_LINES = 64
@@ -21,7 +22,7 @@ LINE_ENDS = "save the file with lines that end in LF or CR LF"
 _UNDECODABLE = re.compile("[\udc80-\udcff]")
 
 FOREIGN = {
-    b"\x1f\x8b": "is a gzip file; decompress it first",
+    GZIP: "is a gzip file within a gzip file; decompress it first",
     b"PK\x03\x04": "is a zip file or a spreadsheet; decompress it first, or save it as text",
     b"BZh91AY&SY": "is a bzip2 file; decompress it first",
     b"\xfd7zXZ\0": "is an xz file; decompress it first",
@@ -58,6 +59,8 @@ def read_lines(path: Path) -> list[str]:
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, "name another")
         raise UserError(f"cannot read {path}: {error.strerror}; {remedy}") from error
+    if content.startswith(GZIP):
+        content = unpacked(path, content)
     if form := next((form for start, form in FOREIGN.items() if content.startswith(start)), None):
         raise UserError(f"{path} {form}")
     # English in UTF-16 without a mark: every other byte. A few rows with NUL are bad rows.
@@ -71,8 +74,18 @@ def read_lines(path: Path) -> list[str]:
     return [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")]
 
 
-def table(columns: Sequence[str], *, delimiter: str = ",", header: bool = False, row_start: str = "(?!)") -> RowCutter:
-    """A cutter for separated values, quoted where needed; `row_start` is how only first lines of rows begin."""
+def table(
+    columns: Sequence[str],
+    *,
+    delimiter: str = ",",
+    header: bool = False,
+    row_start: str = "(?!)",
+    quoted: bool = True,
+) -> RowCutter:
+    """A cutter for separated values; `row_start` is how only first lines of rows begin.
+
+    Without `quoted` a quote is a character like any other, and a line is a row.
+    """
     starts = re.compile(row_start)
 
     def cut(lines: list[str]) -> Iterator[Row]:
@@ -87,7 +100,10 @@ def table(columns: Sequence[str], *, delimiter: str = ",", header: bool = False,
                 )
             start = 1
         while start < len(lines):
-            fields, used = _row(lines[start : start + ROW_LINES], columns, delimiter, starts)
+            if quoted:
+                fields, used = _row(lines[start : start + ROW_LINES], columns, delimiter, starts)
+            else:
+                fields, used = _unquoted(lines[start], columns, delimiter), 1
             yield Row(start + 1, lines[start], fields)
             start += used
 
@@ -108,19 +124,29 @@ def _row(
         values = next(reader)
     except csv.Error as error:
         # csv calls a carriage return outside of quotes a new-line character, and has one error for all else.
-        stray = _carriage_return(window[0]) if "new-line" in str(error) else None
-        return BadRow(_undecodable(window[:1]) or stray or f"stray-quote: {error}"), 1
+        stray = carriage_return(window[0]) if "new-line" in str(error) else None
+        return BadRow(undecodable(window[:1]) or stray or f"stray-quote: {error}"), 1
     used = reader.line_num
     if used > 1 and (len(values) != len(columns) or any(map(starts.match, window[1:used]))):
         return BadRow("stray-quote: a quote is opened and not closed on this line"), 1
-    if bad := _undecodable(window[:used]):
+    if bad := undecodable(window[:used]):
         return BadRow(bad), used
+    return _fields(values, columns), used
+
+
+def _unquoted(line: str, columns: Sequence[str], delimiter: str) -> dict[str, Any] | BadRow:
+    if bad := undecodable([line]) or carriage_return(line):
+        return BadRow(bad)
+    return _fields(line.split(delimiter) if line else [], columns)
+
+
+def _fields(values: Sequence[str], columns: Sequence[str]) -> dict[str, Any] | BadRow:
     if not values:
-        return BadRow("empty-row: the line is blank"), 1
+        return BadRow("empty-row: the line is blank")
     if len(values) != len(columns):
         expected = f"{len(columns)} ({', '.join(columns)})"
-        return BadRow(f"wrong-field-count: {len(values)} instead of {expected}"), 1
-    return dict(zip(columns, values, strict=True)), used
+        return BadRow(f"wrong-field-count: {len(values)} instead of {expected}")
+    return dict(zip(columns, values, strict=True))
 
 
 def json_lines(lines: list[str]) -> Iterator[Row]:
@@ -130,16 +156,16 @@ def json_lines(lines: list[str]) -> Iterator[Row]:
 
 
 def _json(line: str) -> dict[str, Any] | BadRow:
-    if bad := _undecodable([line]):
+    if bad := undecodable([line]):
         return BadRow(bad)
     if not line.strip():
         return BadRow("empty-row: the line is blank")
     try:
-        value = json.loads(line, object_pairs_hook=_object)
+        value = json.loads(line, object_pairs_hook=unique_keys)
     except BadRow as repeated:
         return repeated
     except (ValueError, RecursionError) as error:
-        return BadRow(_carriage_return(line) or f"not-json: {error}")
+        return BadRow(carriage_return(line) or f"not-json: {error}")
     return (
         value
         if isinstance(value, dict)
@@ -147,8 +173,8 @@ def _json(line: str) -> dict[str, Any] | BadRow:
     )
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A key given twice leaves open which value is meant; Python would take the last."""
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For json: a key given twice leaves open which value is meant; Python would take the last."""
     value = dict(pairs)
     if len(value) < len(pairs):
         counts = Counter(key for key, _ in pairs)
@@ -156,14 +182,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _carriage_return(line: str) -> str | None:
+def carriage_return(line: str) -> str | None:
     """A line that cannot be cut and holds one: a row ends there on old Macs, nowhere else."""
     if not (count := line.rstrip("\r").count("\r")):
         return None
     return f"carriage-return: {count:,} carriage returns without a line feed; {LINE_ENDS}"
 
 
-def _undecodable(lines: list[str]) -> str | None:
+def undecodable(lines: list[str]) -> str | None:
+    """Bytes that are no UTF-8, as a fault of the row."""
     for line in lines:
         if found := _UNDECODABLE.search(line):
             return f"invalid-utf8: byte 0x{ord(found.group()) - 0xDC00:02x} at character {found.start() + 1}"

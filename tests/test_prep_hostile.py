@@ -41,7 +41,7 @@ def zipped(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("content", "remedy"),
     [
-        (gzip.compress(ROWS.encode()), "is a gzip file; decompress it first"),
+        (gzip.compress(gzip.compress(ROWS.encode())), "is a gzip file within a gzip file; decompress it first"),
         (zipped(ROWS.encode()), "is a zip file or a spreadsheet; decompress it first"),
         (bz2.compress(ROWS.encode()), "is a bzip2 file; decompress it first"),
         (lzma.compress(ROWS.encode()), "is an xz file; decompress it first"),

@@ -29,6 +29,14 @@ def record(**changes: Any) -> str:
     return json.dumps({"id": "a", "reader": "r", "language": "en", "text": "t", "source": "f", "row": 1} | changes)
 
 
+DILEMMA = json.dumps(
+    {
+        "actions": [{"description": "lying"}, {"description": "singing"}],
+        "gold_label": 0,
+        "gold_annotations": [5, 0],
+        "human_perf_annotations": [4, 1],
+    }
+)
 VAD = {"valence": 0.1, "arousal": 0.1, "dominance": 0.1}
 STRINGS = ("id", "reader", "source", "split", "group", "text", "text_pair", "worse", "reason")
 BAD_ROWS: list[tuple[str, str, str | bytes]] = [
@@ -65,6 +73,7 @@ BAD_ROWS: list[tuple[str, str, str | bytes]] = [
     ("unknown-label", "ethics_justice", "2,text\n"),
     ("unknown-label", "scenarios", changed(language="fr")),
     ("unknown-split", "emobank", "a,other,3,3,3,text\n"),
+    ("no-preference", "scruples_dilemmas", DILEMMA.replace("[4, 1]", "[0, 5]")),
     ("label-out-of-range", "emobank", "a,train,5.5,3,3,text\n"),
     ("label-out-of-range", "emobank", "a,train,nan,3,3,text\n"),
     ("label-out-of-range", "scenarios", changed(vad={**VAD, "valence": float("nan")})),
@@ -101,6 +110,7 @@ GOOD_ROWS = {
     "kote": ("", "1\t좋다\t42\n"),
     "emobank": (EMOBANK, "a,train,3,3,3,fine\n"),
     "ethics_util": ("", "better,worse\n"),
+    "scruples_dilemmas": ("", DILEMMA + "\n"),
     "ethics_justice": ("label,scenario\n", "1,fine\n"),
     "ethics_virtue": ("label,scenario\n", "1,fine [SEP] good\n"),
 }

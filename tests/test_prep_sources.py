@@ -52,7 +52,7 @@ def test_variables_in_paths(emobank: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ("argument", "told"),
     [
         ("emobnk={path}", r"no reader 'emobnk', did you mean 'emobank'\? .*ethics_util.*kote"),
-        ("zzz={path}", r"no reader 'zzz'\. Known readers: emobank, "),
+        ("zzz={path}", r"no reader 'zzz'\. Known readers: csv, dataset, emobank, "),
         ("emobank", "write READER=PATH"),
         ("emobank=", "write READER=PATH"),
         ("emobank={path}.gz", r"no file .*emobank.csv.gz \(looked from"),

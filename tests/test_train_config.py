@@ -19,7 +19,7 @@ import yaml
 from transformers import BertConfig
 
 from preprocessing.errors import UserError
-from preprocessing.sources import expand, parse
+from preprocessing.sources import Takes, expand, parse
 from redheart_hf import preset_config
 from training.build import checked_config
 from training.command_line import build_parser, parse_config
@@ -259,7 +259,7 @@ def test_variables_of_the_environment_are_filled_in(monkeypatch, tmp_path: Path)
     monkeypatch.setenv("MY_DATA", str(tmp_path))
     assert expand("${MY_DATA}/encoder") == f"{tmp_path}/encoder"
     source = parse_config(["--output_dir", "out", "--train", '["emobank=${MY_DATA}/a.csv@dev"]']).train[0]
-    assert parse(source, {"emobank": ("dev",)}).path == tmp_path / "a.csv"
+    assert parse(source, {"emobank": Takes(("dev",))}).path == tmp_path / "a.csv"
     monkeypatch.delenv("MY_DATA")
     with pytest.raises(UserError, match="MY_DATA"):
         expand("${MY_DATA}/encoder")

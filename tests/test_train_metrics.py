@@ -166,6 +166,16 @@ def test_what_cannot_be_measured_is_none_and_an_unknown_reader_is_refused():
         measure("mine", records, {}, {})
 
 
+def test_dominance_that_a_record_does_not_know_has_no_part_in_its_figure():
+    known = [[0.1, 0.5, None], [0.4, 0.2, 0.3], [-0.5, None, 0.9], [0.3, 0.1, -0.2]]
+    records = [plain_record(vad=vad) for vad in known]
+    predicted = np.array([[0.2, 0.4, 0.9], [0.1, 0.3, 0.2], [-0.4, 0.1, 0.5], [0.5, 0.2, 0.1]])
+    figures = measure("emobank", records, {"vad_mean": predicted}, {})
+    assert [figures.get(f"pearson_{letter}_rows", figures["rows"]) for letter in "vad"] == [4, 3, 3]
+    by_hand = np.corrcoef([0.3, 0.9, -0.2], predicted[1:, 2])[0, 1]
+    assert figures["pearson_d"] == pytest.approx(by_hand)
+
+
 def test_records_without_actions_have_no_part_in_choices():
     utilities = ([0.5, 0.1, -0.2], [0.4, 0.3, 0.0], [0.0, -0.4, -0.9])
     acting = plain_record(actions=[Action(text="Go", utility=u) for u in utilities], chosen=0)

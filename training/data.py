@@ -18,10 +18,10 @@ from preprocessing.encode import encode
 from preprocessing.errors import UserError
 from preprocessing.overlap import find_overlaps, hold_out, without_overlaps
 from preprocessing.readers import parse_source, read, write_rejected
-from preprocessing.records import RANGES, Record, by_reader, write_records
+from preprocessing.records import NULLABLE, RANGES, Record, by_reader, write_records
 from preprocessing.sources import refuse_repeated
 from redheart_hf import RedHeartConfig
-from redheart_hf.labels import EMOTION_FIELDS, ETHICS_EXPERTS
+from redheart_hf.labels import EMOTION_FIELDS, ETHICS_EXPERTS, VAD
 from redheart_hf.losses import TERMS
 from training.config import TrainConfig
 from training.figures import check_measurable
@@ -57,13 +57,16 @@ def read_sources(sources: list[str], rejected: list) -> dict[str, list[Record]]:
 def labels_of(records: Iterable[Record], loss_weights: Mapping[str, float] | None = None) -> list[str]:
     """Names of the labels that occur and that a term of the loss learns from, its factor not being zero.
 
-    Acceptability is told by expert; utility is taught by pairs or by actions, its views by actions alone.
+    Acceptability is told by expert; utility is taught by pairs or by actions, its views by actions alone. VAD counts
+    as taught where each of the three is: an answer about dominance that nobody taught would be made up.
     """
     weights = dict.fromkeys(TERMS, 1.0) | dict(loss_weights or {})
-    by_name = [name for name in RANGES if name != "acceptability" and weights[TERM_OF_LABEL.get(name, name)]]
-    found = set()
+    by_name = [name for name in RANGES if name not in NULLABLE and weights[TERM_OF_LABEL.get(name, name)]]
+    found, affects = set(), set()
     for record in records:
         found |= {name for name in by_name if getattr(record, name) is not None}
+        if weights["vad"]:
+            affects |= {name for name, value in zip(VAD, record.vad or [], strict=False) if value is not None}
         if weights["acceptability"]:
             judged = zip(ETHICS_EXPERTS, record.acceptability or [], strict=False)
             found |= {f"acceptability/{expert}" for expert, value in judged if value is not None}
@@ -71,7 +74,7 @@ def labels_of(records: Iterable[Record], loss_weights: Mapping[str, float] | Non
             found.add("utility")
         if record.actions and weights["utility_views"]:
             found |= {"utility", "utility_views"}
-    return sorted(found)
+    return sorted(found | ({"vad"} if affects == set(VAD) else set()))
 
 
 def count_emotions(records: Iterable[Record]) -> dict[str, list[float]]:

@@ -83,7 +83,9 @@ def valence_arousal_dominance(
     held, truth = labels_of(records, "vad")
     for index, name in enumerate(VAD):
         if len(held):
-            yield from correlated(f"pearson_{name[0]}", truth[:, index], predictions["vad_mean"][held, index])
+            known = ~np.isnan(truth[:, index])
+            predicted = predictions["vad_mean"][held, index]
+            yield from correlated(f"pearson_{name[0]}", truth[known, index], predicted[known])
 
 
 def preference(records: Sequence[Record], predictions: Predictions, thresholds: Thresholds) -> Iterator[Figure]:
@@ -126,12 +128,12 @@ def strongest_emotion(records: Sequence[Record], predictions: Predictions) -> It
 
 
 def dialogues(records: Sequence[Record], predictions: Predictions) -> Iterator[Figure]:
-    """VAD of a text given the turns before it: correlation, and whether its variance tells the truth.
+    """VAD, all three known, of a text given the turns before it: correlation, and whether its variance is true.
 
     nees_turn is the mean of the sum of squared errors over variances, 3 for honest ones; coverage_turn is how many of
     the numbers lie within the central 90 %.
     """
-    told = [index for index, record in enumerate(records) if record.turns and record.vad is not None]
+    told = [index for index, record in enumerate(records) if record.turns and record.vad and None not in record.vad]
     if not told:
         return
     truth = np.asarray([records[index].vad for index in told], dtype=float)
