@@ -24,8 +24,9 @@ from commands import NEEDS_COMPILER
 from tiny_run import build_loop, tiny_config
 
 from preprocessing.errors import DoesNotFit, UserError
+from training.memory_limits import others
 from training.nonfinite import NonFiniteError
-from training.out_of_memory import clean_up, is_out_of_memory, others, place, train_or_stop
+from training.out_of_memory import clean_up, is_out_of_memory, place, train_or_stop
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 14
@@ -68,6 +69,17 @@ def refuse_memory(pid: int) -> None:
 def last_state(output_dir: Path) -> list[bytes]:
     folder = output_dir / f"checkpoint-{STEPS}"
     return [(folder / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")]
+
+
+def test_a_model_that_finds_no_memory_while_it_is_made_ends_the_run_in_the_same_way(tokenizer_dir, tmp_path):
+    more = ("--preset", "redheart-800m", "--plan_memory", "false", "--hold_memory", "off")
+    arguments = command(tmp_path / "run", tokenizer_dir, *more)
+    limit = 3600 << 20  # addresses: enough for the libraries, too little for 3.2 GB of weights beside them
+    done = subprocess.run(["prlimit", f"--as={limit}", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr[-2000:]
+    assert "error: out of memory in train > build_model" in done.stderr
+    assert "free: 0.00 GiB (ulimit -v: addresses of 3.5 GiB)" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """How much memory there is for this process: what the machine has free, and what its limits leave.
 
 In    /proc and /sys of Linux; the root they are read under can be another, for tests.
-Out   bytes resident, free, and the smallest limit with its name; of a GPU what is free.
+Out   bytes resident, free, and the smallest limit with its name; of a GPU what is free; who else holds memory.
 Run   `python -c "from training.memory_limits import room; print(room())"`
 
 MemTotal is not what a process may use: others use it too, and a container's limit (control groups, version 1 and 2,
@@ -9,6 +9,7 @@ its own and all above it) may leave far less. A file's pages count as used there
 """
 
 import os
+import resource
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,3 +133,37 @@ def limit_of(path: Path) -> int | None:
 def is_wsl(proc: Path = PROC) -> bool:
     """Whether this is the Windows Subsystem for Linux, whose memory .wslconfig sets."""
     return "microsoft" in (proc / "version").read_text(encoding="utf-8").lower()
+
+
+def room_on(device: torch.device) -> Room:
+    if device.type == "cuda":
+        free, size = torch.cuda.mem_get_info(device)
+        return Room(free, f"memory of {device}: {size / 2**30:.1f} GiB")
+    found, (limit, _) = room(), resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return found
+    taken = int((PROC / "self" / "statm").read_text().split()[0]) * resource.getpagesize()
+    own = Room(max(0, limit - taken), f"ulimit -v: addresses of {limit / 2**30:.1f} GiB")
+    return min(own, found, key=lambda room: room.free)
+
+
+def others(count: int = 5, proc: Path = PROC) -> list[tuple[int, int, str]]:
+    """(bytes resident, PID, name) of the processes that hold most, without this one."""
+    found = []
+    for folder in proc.iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            pages = int((folder / "statm").read_text().split()[1])
+            found.append((pages * resource.getpagesize(), int(folder.name)))
+        except OSError:  # it has ended meanwhile
+            continue
+    most = sorted(found, reverse=True)[:count]
+    return [(size, pid, name_of(proc / str(pid))) for size, pid in most]
+
+
+def name_of(folder: Path) -> str:
+    try:
+        return (folder / "comm").read_text(errors="replace").strip()
+    except OSError:
+        return "one that has ended"

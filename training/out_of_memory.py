@@ -15,13 +15,11 @@ import errno
 import gc
 import mmap
 import os
-import resource
 import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +28,7 @@ from preprocessing.errors import DoesNotFit
 from training.checkpoint import checkpoints
 from training.held_memory import give_back_memory, held_memory, is_held
 from training.memory_kinds import MemoryPlan
-from training.memory_limits import PROC, Room, most_resident, resident, room
+from training.memory_limits import most_resident, others, resident, room_on
 from training.report import write_json
 
 if TYPE_CHECKING:
@@ -80,6 +78,25 @@ def train_or_stop(loop: "TrainLoop", plan: MemoryPlan | None) -> None:
     gc.collect()  # not above: the error held the frames, and these the activations
     clean_up(loop)
     raise stopped(loop, record)
+
+
+@contextmanager
+def outside_of_steps() -> Iterator[None]:
+    """Raises DoesNotFit where anything but a step finds no memory: building the model, the last evaluation, final/."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        came_through = [name for name in functions_of(error) if not name.startswith("_")]
+        said, found = said_of(error), room_on(torch.device("cpu"))
+    held = ", ".join(f"{size / GIB:.2f} GiB {name} (PID {pid})" for size, pid, name in others())
+    raise DoesNotFit(
+        f"out of memory in {' > '.join(came_through[2:5])}: {said}\n"
+        f"  resident: {resident() / GIB:.2f} GiB, free: {found.free / GIB:.2f} GiB ({found.limited_by})\n"
+        f"  others: {held or 'none that can be seen from here'}\n"
+        "Free memory and start the same command again: what was saved is whole, and the run goes on from there."
+    )
 
 
 @contextmanager
@@ -166,40 +183,6 @@ def measured(loop: "TrainLoop") -> dict[str, Any]:
             "most_allocated": torch.cuda.max_memory_allocated(device),
         }
     return found
-
-
-def room_on(device: torch.device) -> Room:
-    if device.type == "cuda":
-        free, size = torch.cuda.mem_get_info(device)
-        return Room(free, f"memory of {device}: {size / GIB:.1f} GiB")
-    found, (limit, _) = room(), resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return found
-    taken = int((PROC / "self" / "statm").read_text().split()[0]) * resource.getpagesize()
-    own = Room(max(0, limit - taken), f"ulimit -v: addresses of {limit / GIB:.1f} GiB")
-    return min(own, found, key=lambda room: room.free)
-
-
-def others(count: int = 5, proc: Path = PROC) -> list[tuple[int, int, str]]:
-    """(bytes resident, PID, name) of the processes that hold most, without this one."""
-    found = []
-    for folder in proc.iterdir():
-        if not folder.name.isdigit() or int(folder.name) == os.getpid():
-            continue
-        try:
-            pages = int((folder / "statm").read_text().split()[1])
-            found.append((pages * resource.getpagesize(), int(folder.name)))
-        except OSError:  # it has ended meanwhile
-            continue
-    most = sorted(found, reverse=True)[:count]
-    return [(size, pid, name_of(proc / str(pid))) for size, pid in most]
-
-
-def name_of(folder: Path) -> str:
-    try:
-        return (folder / "comm").read_text(errors="replace").strip()
-    except OSError:
-        return "one that has ended"
 
 
 def clean_up(loop: "TrainLoop") -> None:

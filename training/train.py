@@ -36,7 +36,7 @@ from training.memory_report import MemoryReport  # noqa: E402
 from training.memory_run import hold, plan_run, refuse_at_once, refuse_without_gpu  # noqa: E402
 from training.model_card import write_model_card  # noqa: E402
 from training.monitored_loop import MonitoredLoop  # noqa: E402
-from training.out_of_memory import train_or_stop, without_delay  # noqa: E402
+from training.out_of_memory import outside_of_steps, train_or_stop, without_delay  # noqa: E402
 from training.report import figures_table  # noqa: E402
 from training.rewrite import finish_rewrite  # noqa: E402
 from training.run_log import seconds_logged  # noqa: E402
@@ -49,7 +49,8 @@ from training.watchdog import watched  # noqa: E402
 def main() -> None:
     config = parse_config(sys.argv[1:])
     try:
-        memory = train(config)
+        with outside_of_steps():
+            memory = train(config)
         if memory is not None:  # only here: the run's memory is free again, and what draws needs some
             with memory.monitor.phase("draw"):
                 draw_memory(memory.to_dict(), memory.output_dir)
