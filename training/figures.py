@@ -195,9 +195,13 @@ def whole_record(records: Sequence[Record], predictions: Predictions, thresholds
 PRIMARY: dict[str, Measure] = {
     "goemotions": multi_label("basic_emotions"),
     "goemotions_fine": multi_label("fine_emotions"),
+    "goemotions_ko_mt": multi_label("fine_emotions"),
     "kote": multi_label("korean_emotions"),
+    "va_kor": valence_arousal_dominance,
     "emobank": valence_arousal_dominance,
     "ethics_util": preference,
+    "moralchoice": preference,
+    "scruples_dilemmas": preference,
     "ethics_deontology": expert("deontology"),
     "ethics_justice": expert("justice"),
     "ethics_virtue": expert("virtue"),

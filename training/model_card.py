@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from preprocessing.licences import LICENCES, share_alike
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.labels import BASIC_EMOTIONS
 from training.card_abilities import abilities
@@ -16,22 +17,23 @@ from training.config import TrainConfig
 from training.report import shown
 
 # Reader -> language, what its rows teach, licence of the data as its publishers give it.
-SOURCES = {
-    "scenarios": (
-        "en, ko",
-        "all tasks (scenarios of this project, written and labelled by a language model)",
-        "Apache-2.0",
-    ),
-    "goemotions": ("en", "7 basic emotions (GoEmotions, Demszky et al. 2020)", "Apache-2.0"),
-    "goemotions_fine": ("en", "28 emotions (GoEmotions, Demszky et al. 2020)", "Apache-2.0"),
-    "kote": ("ko", "44 emotions (KOTE, Jeon et al. 2022)", "MIT"),
-    "emobank": ("en", "valence, arousal, dominance (EmoBank, Buechel and Hahn 2017)", "CC BY-SA 4.0"),
-    "ethics_util": ("en", "utility from pairs (ETHICS, Hendrycks et al. 2021)", "MIT"),
-    "ethics_deontology": ("en", "acceptability to deontology (ETHICS, Hendrycks et al. 2021)", "MIT"),
-    "ethics_justice": ("en", "acceptability to justice (ETHICS, Hendrycks et al. 2021)", "MIT"),
-    "ethics_virtue": ("en", "acceptability to virtue (ETHICS, Hendrycks et al. 2021)", "MIT"),
+TEACHES = {
+    "scenarios": ("en, ko", "all tasks (scenarios of this project, written and labelled by a language model)"),
+    "goemotions": ("en", "7 basic emotions (GoEmotions, Demszky et al. 2020)"),
+    "goemotions_fine": ("en", "28 emotions (GoEmotions, Demszky et al. 2020)"),
+    "goemotions_ko_mt": ("ko", "28 emotions, on texts translated by machine (GoEmotions-Korean)"),
+    "kote": ("ko", "44 emotions (KOTE, Jeon et al. 2022)"),
+    "emobank": ("en", "valence, arousal, dominance (EmoBank, Buechel and Hahn 2017)"),
+    "va_kor": ("ko", "valence, arousal (VA-KOR)"),
+    "ethics_util": ("en", "utility from pairs (ETHICS, Hendrycks et al. 2021)"),
+    "ethics_deontology": ("en", "acceptability to deontology (ETHICS, Hendrycks et al. 2021)"),
+    "ethics_justice": ("en", "acceptability to justice (ETHICS, Hendrycks et al. 2021)"),
+    "ethics_virtue": ("en", "acceptability to virtue (ETHICS, Hendrycks et al. 2021)"),
+    "moralchoice": ("en", "utility from pairs, the less ethical as the worse (MoralChoice, Scherrer et al. 2023)"),
+    "scruples_dilemmas": ("en", "utility from pairs, the less ethical as the worse (Scruples, Lourie et al. 2021)"),
 }
-OF_UNKNOWN_SOURCE = ("not recorded", "what its records have labels for", "see where the records come from")
+"""Reader -> languages, what its labels teach."""
+OF_UNKNOWN_SOURCE = ("not recorded", "what its records have labels for")
 
 HOW_TO_LOAD = """\
 ## How to load it
@@ -128,8 +130,9 @@ def origin_of(taught: bool, data_counts: Mapping[str, int]) -> str:
 
 
 def front_matter(data_counts: Mapping[str, int]) -> str:
-    known = "apache-2.0" if set(data_counts) <= set(SOURCES) else "other"
-    lines = ["---", f"license: {'cc-by-sa-4.0' if 'emobank' in data_counts else known}"]
+    duty = share_alike(data_counts)
+    free = "apache-2.0" if all(reader in LICENCES for reader in data_counts) else "other"
+    lines = ["---", f"license: {duty[0].lower() if len(duty) == 1 else 'other' if duty else free}"]
     lines += ["language:", *(f"- {tag}" for tag in languages_of(data_counts) or ["en", "ko"])]
     lines += ["library_name: transformers", "pipeline_tag: text-classification"]
     lines += ["tags:", "- emotion", "- ethics", "- regret", "- multi-task", "---", ""]
@@ -142,7 +145,9 @@ def languages_of(data_counts: Mapping[str, int]) -> list[str]:
 
 
 def source_of(reader: str) -> tuple[str, str, str]:
-    return SOURCES.get(reader, OF_UNKNOWN_SOURCE)
+    """Languages, what it teaches, licence."""
+    licence = LICENCES[reader].spdx if reader in LICENCES else "see where the records come from"
+    return *TEACHES.get(reader, OF_UNKNOWN_SOURCE), licence
 
 
 def measured(metrics: Mapping[str, Mapping[str, Any]], train_config: TrainConfig) -> str:
@@ -185,10 +190,11 @@ def training_data(data_counts: Mapping[str, int]) -> str:
         language, teaches, licence = source_of(reader)
         lines.append(f"| {reader} | {count:,} | {language} | {teaches} | {licence} |")
     lines.append("")
-    if "emobank" in data_counts:
+    for licence in share_alike(data_counts):
+        titles = {LICENCES[reader].title for reader in data_counts if licence in share_alike([reader])}
         lines += [
-            "EmoBank is share-alike (CC BY-SA 4.0). This card therefore names that licence for weights trained on it;",
-            "whoever publishes them should name EmoBank and keep the licence.",
+            f"{', '.join(sorted(titles))} is share-alike ({licence}). This card therefore names that licence for "
+            "weights trained on it; whoever publishes them should name the source and keep the licence.",
             "",
         ]
     return "\n".join(lines)
