@@ -28,7 +28,7 @@ from redheart_hf.modeling_embeddings import TextEncoder
 from redheart_hf.modeling_head_emotion import MixtureOfExperts
 from redheart_hf.modeling_memory import ScenarioMemory
 from redheart_hf.modeling_projections import AnswerLinear
-from training.sharding import put
+from training.sharding import put, same_place
 
 MATRICES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("weight",),
@@ -90,11 +90,11 @@ def fill_model(model: RedHeartForMultiTask, folder: Path) -> None:
     """
     own = model.state_dict()
     places = revert_weight_conversion(model, own)
-    if {place.data_ptr() for place in places.values()} - {place.data_ptr() for place in own.values()}:
+    if {same_place(place) for place in places.values()} - {same_place(place) for place in own.values()}:
         for name, value in RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32).state_dict().items():
             put(own[name], value)
         return
-    missing = {name: place.data_ptr() for name, place in places.items()}
+    missing = {name: same_place(place) for name, place in places.items()}
     for file in weight_files(folder):
         with safe_open(file, "pt", backend="pread") as weights:
             for name in weights.offset_keys():
@@ -103,7 +103,7 @@ def fill_model(model: RedHeartForMultiTask, folder: Path) -> None:
                     there = "no place" if place is None else f"a place of shape {list(place.shape)}"
                     raise UserError(f"{file} has {name} of shape {shape}, for which this model has {there}")
                 put(place, weights.get_tensor(name))
-                missing = {other: at for other, at in missing.items() if at != place.data_ptr()}  # tied ones too
+                missing = {other: at for other, at in missing.items() if at != same_place(place)}  # tied ones too
     if missing:
         raise UserError(f"{folder} lacks {len(missing)} tensors of this model, the first is {min(missing)}")
 

@@ -136,7 +136,7 @@ class TrainLoop:
         sums = self.no_sums()
         for index, batch in enumerate(group):
             last = index == len(group) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            with nullcontext() if last or self.shares is not None else self.accelerator.no_sync(self.model):
                 outputs = self.forward(batch)
                 loss, terms = self.compute(outputs, batch, counts)
                 self.backward(loss)

@@ -95,7 +95,7 @@ def refuse_at_once(config: TrainConfig, model_config: RedHeartConfig, accelerato
     if is_planned(config, accelerator):
         refuse_what_never_fits(config, model_config, limits_of(config, accelerator))
     else:
-        check_memory(model_config)
+        check_memory(model_config, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def plan_run(
@@ -109,7 +109,8 @@ def plan_run(
         if config.swap == "auto":
             raise UserError("swap auto goes by the run's plan, and none is made for this run; say on or off")
         return config, None, {}
-    planned = partial(plan_with, data, collator, model_config, accelerator.device)
+    device = torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device  # torchrun says cpu:0
+    planned = partial(plan_with, data, collator, model_config, device)
     limits, asked = limits_of(config, accelerator), config.swap
     config, found = settle_swap(config, planned, sizes_of(limits))
     if asked == "auto":

@@ -7,8 +7,10 @@ Run   through TrainLoop.
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from training.collator import Batch, ids_of
+from training.sharding import local
 
 
 class NonFiniteError(RuntimeError):
@@ -28,12 +30,16 @@ def broken_gradients(step: int, broken: list[str], group: list[Batch]) -> NonFin
     )
 
 
+@torch.no_grad()
 def without_finite_gradients(model: nn.Module) -> list[str]:
-    return [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
-    ]
+    """Of a model in pieces every process has to ask; all of them then name the same."""
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    broken = torch.tensor([float(not torch.isfinite(local(gradient)).all()) for gradient in gradients.values()])
+    first = next(iter(gradients.values()), None)
+    if isinstance(first, DTensor):
+        broken = broken.to(first.device_mesh.device_type)
+        torch.distributed.all_reduce(broken, op=torch.distributed.ReduceOp.MAX)
+    return [name for name, found in zip(gradients, broken.tolist(), strict=True) if found]
 
 
 def broken_scale(step: int, skipped: int, scale: float, group: list[Batch]) -> NonFiniteError:

@@ -42,14 +42,19 @@ def numerics(device: torch.device) -> dict[str, Any]:
     }
 
 
-def check_memory(config: RedHeartConfig) -> None:
-    """Raises UserError when the weights alone, in float32, are more than this machine's memory holds."""
+def check_memory(config: RedHeartConfig, processes: int = 1) -> None:
+    """Raises UserError when the weights alone, in float32, are more than this machine's memory holds: each of its
+    processes makes the model."""
     parameters = sum(parameters_by_module(config).values())
-    needed, there = 4 * parameters / 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    needed, there = (
+        processes * 4 * parameters / 2**30,
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+    )
     if needed > there:
         raise UserError(
-            f"a model of {parameters:,} parameters takes {needed:.1f} GiB in float32, and this machine has "
-            f"{there:.1f} GiB; make it smaller"
+            f"a model of {parameters:,} parameters takes {needed:.1f} GiB in float32"
+            f"{f' in {processes} processes' if processes > 1 else ''}, and this machine has {there:.1f} GiB; make it "
+            "smaller"
         )
 
 

@@ -4,16 +4,17 @@ In    what `accelerate launch --config_file training/launch/fsdp2_offload.yaml` 
 Out   the same model, of whose weights, gradients and moments each process holds a share; whole tensors of it.
 Run   accelerate launch --config_file training/launch/fsdp2_offload.yaml training/train.py RECIPE
 
-A block's weights are gathered before it computes, and given back after; all else that the model has is gathered once a
-step. With offload the pieces, and the optimizer's pass over them, are in main memory: ZeRO-Offload's places (Ren et
-al. 2021, arXiv 2101.06840), as FSDP2 has them. The arithmetic is that of one process: weights travel in float32, and
-lower precision is autocast's. A checkpoint holds whole tensors under the names of every other run, so that it is
-loaded, judged and published as they are, and a run may go on from it cut into pieces or not.
+A block's weights are gathered before it computes, and given back after; heads, and an encoder that names no layers
+to cut at, are gathered once a step. With offload the pieces, and the optimizer's pass over them, are in main memory:
+ZeRO-Offload's places (Ren et al. 2021, arXiv 2101.06840), as FSDP2 has them. The arithmetic is that of one process:
+weights travel in float32, and lower precision is autocast's. A checkpoint holds whole tensors under the names of every
+other run, so that it is loaded, judged and published as they are, and a run may go on from it cut into pieces or not.
 
 Accelerate knows FSDP on GPUs only, and forgets on a CPU, in silence, that it was asked for. Here it is done on both.
 """
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -27,6 +28,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.weak import WeakTensorKeyDictionary
+from transformers import PreTrainedModel
 
 from preprocessing.errors import UserError
 from training.config import TrainConfig
@@ -34,7 +36,7 @@ from training.memory_limits import is_wsl
 
 
 def is_asked(name: str) -> bool:
-    return os.environ.get(name, "false").lower() in ("1", "true")
+    return os.environ.get(name, "false").lower() == "true"  # as Accelerate reads it
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
@@ -70,6 +72,8 @@ def settle_sharding(config: TrainConfig, accelerator: Accelerator) -> None:
     plugin.auto_wrap_policy, plugin.mixed_precision_policy = transformer_auto_wrap_policy, None
     accelerator.state.distributed_type, accelerator.state.fsdp_plugin = DistributedType.FSDP, plugin
     PartialState().distributed_type = DistributedType.FSDP
+    # Nothing here writes into what the model gives back.
+    warnings.filterwarnings("ignore", message=".*returned a view tensor")
 
 
 def wrong_with_pieces(config: TrainConfig, plugin: FullyShardedDataParallelPlugin) -> list[str]:
@@ -91,21 +95,30 @@ def wrong_with_pieces(config: TrainConfig, plugin: FullyShardedDataParallelPlugi
 
 
 def shared(
-    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
+    accelerator: Accelerator, model: PreTrainedModel, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, Any, "Shares | None"]:
     """Model and optimizer as the processes share them; for a model cut into pieces, who keeps count of its gradients.
 
-    Cuts are at the blocks, which every batch goes through in every process alike. All else stays together: a process
-    whose batch has no alternatives passes the layers by that compare them, and would leave the others waiting.
+    Cuts are where every batch goes through in every process alike: at the blocks, the encoder's layers, the table of
+    embeddings and the last norm. All else stays together: a process whose batch has no alternatives passes the layers
+    by that compare them, and would leave the others waiting.
     """
     if not is_sharded(accelerator):
         alone = accelerator.distributed_type == DistributedType.NO  # else Accelerate places what it distributes
         prepared = accelerator.prepare(model, optimizer, device_placement=[False, False] if alone else None)
         return *prepared, None
     names = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
-    kinds = {type(module).__name__ for module in model.modules()}
+    reads = model.get_input_embeddings()  # which Accelerate cuts out by itself
+    kinds = {type(module).__name__ for module in model.modules() if reads not in set(module.modules())}
     accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(names & kinds)
+    own = type(model)
     prepared = accelerator.prepare(model, optimizer)
+    # FSDP2 makes a class of its own for the model; what is saved shall name, and bring, the model's.
+    type(model).__module__, type(model).__name__, type(model).__qualname__ = (
+        own.__module__,
+        own.__name__,
+        own.__qualname__,
+    )
     return *prepared, Shares(model, accelerator.device)
 
 
@@ -142,6 +155,17 @@ class Shares:
         for parameter, count in zip(self.named.values(), said.tolist(), strict=True):
             if count == 0:
                 parameter.grad = None
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What of a tensor is in this process."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def same_place(tensor: Tensor) -> tuple[int, int]:
+    """Equal for two names of one tensor, and for no others: pieces may be empty, and have no address."""
+    held = local(tensor.detach())
+    return held.untyped_storage()._cdata, int(held.storage_offset())
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def wants_standardization(model: RedHeartForMultiTask) -> bool:
     return isinstance(standardization, Standardization) and not standardization.fitted
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, which makes what it moves useless for learning
 def fit_standardization(
     model: RedHeartForMultiTask,
     dataset: Dataset,
