@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,9 @@ def finish(output_dir: Path, tokenizer_dir: Path, sharded: bool, options: list =
 def kill(process: subprocess.Popen) -> None:
     """The launcher and what it launched, which has sessions of its own."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    for pid in [process.pid, *map(int, children)]:
-        os.kill(pid, signal.SIGKILL)
+    for pid in [*map(int, children), process.pid]:
+        with suppress(ProcessLookupError):  # some end by themselves when another has
+            os.kill(pid, signal.SIGKILL)
     process.wait()
 
 
