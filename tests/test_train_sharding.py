@@ -154,11 +154,7 @@ def test_killed_in_pieces_it_goes_on_to_the_same_bytes(tokenizer_dir, tmp_path):
     while not (killed / "checkpoint-3" / "manifest.json").is_file():
         assert process.poll() is None, process.stdout and process.stdout.read()[-3000:]
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    subprocess.run(
-        ["pkill", "-KILL", "-f", str(killed)], check=False
-    )  # torchrun's children have sessions of their own
-    process.wait()
+    kill(process)
     assert not (killed / "final").exists()
     finish(killed, tokenizer_dir, sharded=True)
     last = f"checkpoint-{STEPS}"
