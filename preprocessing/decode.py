@@ -48,12 +48,14 @@ class Written:
 class Writer:
     """One prompt in one language: what stands before the text, what after it, and the form of the answer."""
 
-    def __init__(self, llm: Llm, grammar_tokenizer: LLTokenizer, before: str, after: str, grammar: str) -> None:
+    def __init__(
+        self, llm: Llm, grammar_tokenizer: LLTokenizer, turns: Sequence[str], after: str, grammar: str
+    ) -> None:
         self.llm, self.grammar_tokenizer, self.grammar = llm, grammar_tokenizer, grammar
         matcher = LLMatcher(grammar_tokenizer, grammar)
         if matcher.is_error():
             raise UserError(f"{llm.name}: no grammar for its answers: {matcher.get_error()}")
-        head, tail = llm.chat_parts(before, after)
+        head, tail = llm.chat_parts(turns, after)
         self.head = llm.template_ids(head)
         self.tail = llm.template_ids(tail)
         self.prefix = Prefix(llm, self.head)

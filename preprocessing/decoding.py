@@ -18,6 +18,9 @@ class Decoding:
     """Values with a lower confidence stay None."""
     tolerance: float = 0.25
     """Two answers agree that lie this part of their scale apart, or less."""
+    calibrate: bool = True
+    """Divide probabilities by those for texts that say nothing. Without it a small model is sure of its favourite
+    digit whatever it reads, and calling that confidence would be a lie."""
     samples: int = 1
     """Texts written for a record, of which the likeliest is kept."""
     temperature: float = 0.7

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import llguidance.hf
+import torch
 
 from preprocessing.confidence import falling, judged
 from preprocessing.decode import Writer, Written
@@ -30,7 +31,7 @@ from preprocessing.llm import Llm
 from preprocessing.origins import DERIVED
 from preprocessing.records import Action, Record
 from preprocessing.schema import UTILITY, Item, Prompt, data_of, grammar_actions, load_prompt
-from preprocessing.score import Scorer, question
+from preprocessing.score import Scorer, calibrated, question
 from preprocessing.text import normalise
 from redheart_hf.labels import VIEWS
 
@@ -124,7 +125,7 @@ class Enricher:
         ids = [self.llm.data_ids(text) for text in texts]
         results: list[dict[str, list[tuple[float, float]]]] = [{} for _ in texts]
         for batch in self._batches([len(row) for row in ids], scorer.row_length):
-            tables = iter(scorer([ids[number] for number in batch]))
+            tables = iter(self._tables(scorer, [ids[number] for number in batch]))
             for item in items:
                 wordings = [next(tables) for _ in item.wordings]
                 values, confidences = judged(wordings, item.scale, self.decoding.tolerance)
@@ -134,6 +135,12 @@ class Enricher:
                     if len(held) == item.position:  # a row that only fills up a batch has been judged already
                         held.append(pair)
         return results
+
+    def _tables(self, scorer: Scorer, ids: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        tables = scorer(ids)
+        if not self.decoding.calibrate:
+            return tables
+        return [calibrated(table, prior) for table, prior in zip(tables, scorer.prior(), strict=True)]
 
     def _write(self, prompt: Prompt, language: str, records: Sequence[Record]) -> list[Written | None]:
         writer = self._writer(prompt, language)
@@ -170,8 +177,8 @@ class Enricher:
             asked = [
                 question(self.llm, self._grammar_tokenizer, key, item.scale) for item in items for key in item.wordings
             ]
-            before, after = prompt.frame(language, "")
-            made = Scorer(self.llm, before, after, asked), items
+            turns, after = prompt.frame(language, "")
+            made = Scorer(self.llm, turns, after, asked), items
             self._made[prompt.name, language, "judge"] = made
         return made
 
@@ -179,8 +186,8 @@ class Enricher:
         made = self._made.get((prompt.name, language, "write"))
         if made is None:
             grammar = grammar_actions(prompt.content["write"]["instead"], prompt.content[language]["max_characters"])
-            before, after = prompt.frame(language, "write_")
-            made = Writer(self.llm, self._grammar_tokenizer, before, after, grammar)
+            turns, after = prompt.frame(language, "write_")
+            made = Writer(self.llm, self._grammar_tokenizer, turns, after, grammar)
             self._made[prompt.name, language, "write"] = made
         return made
 

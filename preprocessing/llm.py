@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -69,11 +70,16 @@ class Llm:
         """Token ids of our own words, in which special tokens are meant."""
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def chat_parts(self, before: str, after: str) -> tuple[str, str]:
-        """The conversation up to the data, and from its end to where the answer begins."""
+    def chat_parts(self, turns: Sequence[str], after: str) -> tuple[str, str]:
+        """The conversation up to the data, and from its end to where the answer begins.
+
+        `turns` are by user and assistant in turn, the user first and last; the last one goes on with the data.
+        """
         mark = "\u2983DATA\u2984"
-        message = [{"role": "user", "content": before + mark + after}]
-        text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        texts = [*turns[:-1], turns[-1] + mark + after]
+        roles = ("user", "assistant")
+        messages = [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         head, found, tail = text.partition(mark)
         if not found or mark in tail:
             raise UserError(f"{self.name}: its chat template does not carry the message once; take another model")

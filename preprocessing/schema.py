@@ -57,10 +57,24 @@ class Prompt:
         """Whether the alternatives are written first, and then judged one by one."""
         return "write" in self.content
 
-    def frame(self, language: str, stage: str) -> tuple[str, str]:
-        """What stands before the data and what after it; `stage` is "" where numbers are asked for, or "write_"."""
+    def frame(self, language: str, stage: str) -> tuple[list[str], str]:
+        """Turns up to the data, the last of which goes on with it, and what stands after the data.
+
+        `stage` is "" where numbers are asked for, or "write_". The examples are turns of the same conversation: they
+        cost nothing, as keys and values of what all texts share are computed once.
+        """
         words = self.content[language]
-        return words[f"{stage}task"] + "\n", "\n" + words[f"{stage}after"]
+        turns, after = [words[f"{stage}task"] + "\n"], "\n" + words[f"{stage}after"]
+        for example in words[f"{stage}examples"]:
+            data = {name: example[name] for name in ("text", "action") if name in example}
+            turns[-1] += json.dumps(data, ensure_ascii=False) + after
+            turns += [_compact(self._answer(language, example)), ""]
+        return turns, after
+
+    def _answer(self, language: str, example: dict[str, Any]) -> dict[str, Any]:
+        if "done" in example:
+            return {name: example[name] for name in ("done", "instead")}
+        return {item.wordings[0]: example[item.field][item.position] for item in self.items(language)}
 
     def items(self, language: str) -> list[Item]:
         """In the order of the fields and of their labels."""
@@ -99,10 +113,22 @@ def _check(content: dict[str, Any]) -> None:
             keys = content[language]["keys"][field]
             if len(keys) != _COUNT[field] or len({len(wordings) for wordings in keys}) != 1 or not keys[0]:
                 raise ValueError(f"{language}: {field} has {_COUNT[field]} labels, each with as many wordings")
+    parts = ["task", "after", "examples"]
+    if "write" in content:
+        parts += ["write_task", "write_after", "write_examples", "max_characters"]
     for language in LANGUAGES:
-        parts = ("task", "after") + (("write_task", "write_after", "max_characters") if "write" in content else ())
         if missing := [part for part in parts if part not in content[language]]:
             raise ValueError(f"{language} lacks {', '.join(missing)}")
+        for example in content[language]["examples"]:
+            _check_example(content["fields"], example)
+
+
+def _check_example(fields: dict[str, Any], example: dict[str, Any]) -> None:
+    for field, scales in fields.items():
+        for digit, scale in zip(example[field], _scales(field, scales), strict=True):
+            first, last, _, _ = SCALES[scale]
+            if digit is not None and not first <= digit <= last:
+                raise ValueError(f"an example's {field} is {digit}, not {first} to {last} or null")
 
 
 def _scales(field: str, scales: str | list[str]) -> list[str]:
@@ -146,6 +172,11 @@ def value_of(digit: int | float, scale: str) -> float:
     """What a digit stands for."""
     first, last, low, high = SCALES[scale]
     return low + (digit - first) / (last - first) * (high - low)
+
+
+def _compact(answer: dict[str, Any]) -> str:
+    """JSON in the one spelling that the grammars allow."""
+    return json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
 
 
 def _literal(text: str) -> str:

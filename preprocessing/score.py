@@ -10,6 +10,7 @@ go on from the text's end, so each is answered as if it were asked alone: no ans
 probabilities are those of a plain pass over prompt, text and question (tests/test_prep_score.py).
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,10 @@ from preprocessing.schema import SCALES, grammar_number
 
 ROUND = 16
 """Rows are filled up to a multiple of this many tokens."""
+
+
+NOTHING = ("...", "N/A", "[text]")
+"""Texts without content, whose answers show what digits the model prefers as such."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +76,9 @@ def unpacked(mask: torch.Tensor, vocabulary: int) -> torch.Tensor:
 class Scorer:
     """One prompt in one language: what stands before the text, what after it, and the questions."""
 
-    def __init__(self, llm: Llm, before: str, after: str, questions: Sequence[Question]) -> None:
+    def __init__(self, llm: Llm, turns: Sequence[str], after: str, questions: Sequence[Question]) -> None:
         self.llm, self.questions = llm, list(questions)
-        head, tail = llm.chat_parts(before, after)
+        head, tail = llm.chat_parts(turns, after)
         self.head = llm.template_ids(head)
         self.tail = llm.template_ids(tail)
         self.prefix = Prefix(llm, self.head)
@@ -84,6 +89,14 @@ class Scorer:
         self._offset = torch.cat([torch.arange(int(length)) for length in lengths])
         within = self._owner[:, None] == self._owner[None, :]
         self._own = within & (self._offset[None, :] <= self._offset[:, None])
+        self._prior: list[torch.Tensor] | None = None
+
+    def prior(self) -> list[torch.Tensor]:
+        """For each question (digits + 1): what is answered to texts that say nothing."""
+        if self._prior is None:
+            nothing = [self.llm.data_ids(json.dumps({"text": text})) for text in NOTHING]
+            self._prior = [table.log().mean(0).softmax(-1) for table in self(nothing)]
+        return self._prior
 
     def row_length(self, text: Sequence[int]) -> int:
         """Tokens of a text with what stands after it, filled up: rows of one such length share a batch."""
@@ -126,3 +139,8 @@ def shares(logits: torch.Tensor, choices: Sequence[Sequence[int]]) -> torch.Tens
     """Probability of each choice among all that the grammar allows; (rows, choices) in 64 bits."""
     sums = [logits[:, list(tokens)].double().logsumexp(-1) for tokens in choices]
     return torch.stack(sums, -1).softmax(-1)
+
+
+def calibrated(table: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+    """What the text adds: probabilities divided by those for no text, and made to sum to one again."""
+    return (table.log() - prior.log()).softmax(-1)
