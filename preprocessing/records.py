@@ -13,6 +13,7 @@ from typing import Any
 
 from preprocessing.errors import BadRow
 from preprocessing.files import write_lines
+from preprocessing.origins import origin_faults
 from preprocessing.text import clean, listed, name_fault, text_fault
 from redheart_hf.labels import (
     CIRCUMSTANCES,
@@ -82,10 +83,14 @@ class Record:
     """Two records that share a key hold the same text in other words or another language."""
     group: str | None = None
     """Records of one group are never separated by a hold-out."""
+    origins: dict[str, str] = field(default_factory=dict)
+    """Label -> where it comes from: llm:MODEL@HASH/PROMPT@VERSION or derived. Not named here: from people."""
+    confidence: dict[str, float] = field(default_factory=dict)
+    """Label -> how far answers about it agreed, in [0, 1]; of labels in `origins` only."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form: fields without a value are left out."""
-        return {name: value for name, value in asdict(self).items() if value is not None and value != []}
+        return {name: value for name, value in asdict(self).items() if value not in (None, [], {})}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Record":
@@ -159,6 +164,8 @@ def _faults(record: Record) -> Iterator[str]:
         elif name == "circumstances" and min(values[1:]) < 0:
             yield f"label-out-of-range: circumstances after intensity must be 0 or more: {values}"
     yield from _action_faults(record)
+    held = {name for name in (*RANGES, "actions") if getattr(record, name) is not None}
+    yield from origin_faults(record.origins, record.confidence, held)
 
 
 def cleaned(record: Record) -> Record:
