@@ -91,10 +91,10 @@ def _model(facts: Mapping[str, Any]) -> list[str]:
     decoding = model["decoding"]
     said = (
         f"`{model['model']}`, weights as {model['quantization']}, was asked {prompts}. Its answers are guesses of a "
-        "program, not what people felt or judged. Labels that a source gave were kept as they are. Numbers are expected "
-        "values over its probabilities, not draws; a label stays empty where it abstained, where the text is longer "
-        f"than {decoding['max_tokens']} tokens, or where its confidence (how far its answers to several wordings of a "
-        f"question agree) is below {decoding['threshold']}. Confidence is not accuracy: a model can agree with itself "
+        "program, not what people felt or judged. Labels that a source gave were kept as they are. Numbers are "
+        "expected values over its probabilities, not draws; a label stays empty where it abstained, where the text is longer "
+        f"than {decoding['max_tokens']} tokens, or where its confidence (how far its answers to several wordings of "
+        f"a question agree) is below {decoding['threshold']}. Confidence is not accuracy: a model can agree with itself "
         "and be wrong. How well it agrees with people is told by `python -m preprocessing.judge`; before that has "
         "been looked at, take these labels for no more than what such a model says."
     )
