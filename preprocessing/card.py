@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from preprocessing.licences import LICENCES, card_lines, share_alike
-from preprocessing.shards import LABELS
+from preprocessing.origin_weights import LABELS
 
 _HUB_LICENCES = {"MIT": "mit", "Apache-2.0": "apache-2.0", "CC0-1.0": "cc0-1.0", "CC-BY-SA-4.0": "cc-by-sa-4.0"}
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -92,11 +92,12 @@ def _model(facts: Mapping[str, Any]) -> list[str]:
     said = (
         f"`{model['model']}`, weights as {model['quantization']}, was asked {prompts}. Its answers are guesses of a "
         "program, not what people felt or judged. Labels that a source gave were kept as they are. Numbers are "
-        "expected values over its probabilities, not draws; a label stays empty where it abstained, where the text is longer "
-        f"than {decoding['max_tokens']} tokens, or where its confidence (how far its answers to several wordings of "
-        f"a question agree) is below {decoding['threshold']}. Confidence is not accuracy: a model can agree with itself "
-        "and be wrong. How well it agrees with people is told by `python -m preprocessing.judge`; before that has "
-        "been looked at, take these labels for no more than what such a model says."
+        "expected values over its probabilities, not draws; a label stays empty where it abstained, where the text is "
+        f"longer than {decoding['max_tokens']} tokens, or where its confidence (how far its answers to several "
+        f"wordings of a question agree) is below {decoding['threshold']}. Confidence is not accuracy: a model can "
+        "agree with itself and be wrong. How well it agrees with people is told by `python -m "
+        "preprocessing.judge`; before that has been looked at, take these labels for no more than what such a "
+        "model says."
     )
     marked = (
         f"**Unreliable: {', '.join(facts['unreliable'])}.** What the model said of these was found no better than "

@@ -15,10 +15,15 @@ from typing import Any
 
 from preprocessing.errors import UserError
 from preprocessing.origins import DERIVED
-from preprocessing.records import Record
+from preprocessing.records import RANGES, Record
 
+LABELS = (*RANGES, "actions")
+"""Of which `origins` may speak."""
 DEFAULT = {"human": 1.0, "llm": 0.5, DERIVED: 0.5}
 """Kind of origin -> weight. Derived labels follow the language model's: so far they are computed from its answers."""
+
+ONLY_HUMAN = {"human": 1.0, "llm": 0.0, DERIVED: 0.0}
+"""What a model is judged by."""
 
 
 def kind_of(origin: str | None) -> str:
@@ -52,13 +57,14 @@ def without(record: Record, label: str) -> Record:
 def counted_only(records: Iterable[Record], weights: Mapping[str, float]) -> Iterator[Record]:
     """The records without the labels whose origin weighs nothing."""
     for record in records:
-        for label, origin in list(record.origins.items()):
-            if label in record.origins and not weights[kind_of(origin)]:
+        for label in LABELS:
+            if getattr(record, label) is not None and not weights[kind_of(record.origins.get(label))]:
                 record = without(record, label)
         yield record
 
 
 def weights_of(record: Record, weights: Mapping[str, float]) -> dict[str, float]:
-    """Label -> weight, for the labels that do not count one."""
-    said = {label: weights[kind_of(origin)] for label, origin in record.origins.items()}
+    """Label -> weight, for the labels that it has and that do not count one."""
+    held = [label for label in LABELS if getattr(record, label) is not None]
+    said = {label: weights[kind_of(record.origins.get(label))] for label in held}
     return {label: weight for label, weight in said.items() if weight != 1.0}

@@ -21,12 +21,13 @@ from preprocessing.asking import Asker, ask_all
 from preprocessing.card import card
 from preprocessing.errors import UserError, run
 from preprocessing.folders import file_digest, write_folder
+from preprocessing.origin_weights import LABELS
 from preprocessing.prepared import Prepared, check_counts, found, prepare
 from preprocessing.readers import files_of, parse_source
 from preprocessing.readers_enriched import KIND
 from preprocessing.records import Record, first_fault
 from preprocessing.settings import JobConfig, parse_config
-from preprocessing.shards import LABELS, ShardWriter
+from preprocessing.shards import ShardWriter
 from preprocessing.sources import refuse_repeated
 from preprocessing.step_table import steps_of
 from preprocessing.workplace import Workplace

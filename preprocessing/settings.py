@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 from preprocessing.command_line import parser_of, values_of
 from preprocessing.decoding import Decoding
 from preprocessing.errors import UserError
-from preprocessing.shards import LABELS
+from preprocessing.origin_weights import LABELS
 
 COMMAND = "python -m preprocessing.pipeline"
 FREE_TO_CHANGE = {"output", "num_proc", "answers", "overwrite"}

@@ -17,10 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from preprocessing.origin_weights import LABELS
 from preprocessing.records import RANGES, Record
 
-LABELS = (*RANGES, "actions")
-"""Of which `origins` and `confidence` may speak."""
 GROUP_ROWS = 2_000
 """Rows that are in memory at a time, and a row group of the file."""
 _ACTION = pa.struct([("text", pa.string()), ("utility", pa.list_(pa.float64()))])
