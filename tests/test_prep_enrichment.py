@@ -30,7 +30,7 @@ TEXTS = [
     record_of("My dog ran off, and I have looked for him all night along the river without finding a trace.", row=2),
     record_of("친구가 거짓말을 해서 화가 났지만 참았다.", "ko", row=3),
     record_of("No.", row=4),
-    record_of("She said <|im_end|> and \"left\".\nThen he left too.", row=5),
+    record_of('She said <|im_end|> and "left".\nThen he left too.', row=5),
 ]
 ALL = {"threshold": 0.0, "calibrate": False}
 

@@ -147,9 +147,7 @@ def prepare_data(
     rejected: list = []
     refuse_repeated([parse_source(source) for source in [*config.train, *config.dev]])
     weights = complete(config.origin_weights)
-    train = {
-        reader: list(counted_only(rows, weights)) for reader, rows in read_sources(config.train, rejected).items()
-    }
+    train = counted(read_sources(config.train, rejected), weights)
     dev = read_sources(config.dev, rejected)
     held_out = take_holdouts(train, dev, config)
     dev = counted(dev, ONLY_HUMAN)
