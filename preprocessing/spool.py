@@ -9,6 +9,7 @@ In memory stay 8 bytes a record.
 """
 
 import json
+import os
 import tempfile
 from array import array
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from types import TracebackType
 
 from preprocessing.records import Action, Record
 
+_BLOCK = 2**20
+_ENCODE = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
 _FIELDS = tuple(item.name for item in fields(Record))
 
 
@@ -24,9 +27,8 @@ class Spool:
     """Open until closed; `with Spool() as spool` does it."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=2**20)
-        self._starts = array("Q")
-        self._end = 0
+        self._file = tempfile.TemporaryFile(buffering=_BLOCK)
+        self._starts = array("Q", [0])
 
     def __enter__(self) -> "Spool":
         return self
@@ -37,31 +39,33 @@ class Spool:
         self._file.close()
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._starts) - 1
 
     def append(self, record: Record) -> None:
         values = {name: value for name in _FIELDS if (value := getattr(record, name)) is not None}
         if record.actions is not None:
             values["actions"] = [(action.text, action.utility) for action in record.actions]
-        line = json.dumps(values, ensure_ascii=False, check_circular=False).encode("utf-8", "surrogatepass") + b"\n"
-        self._file.seek(0, 2)
+        line = _ENCODE(values).encode("utf-8", "surrogatepass") + b"\n"
         self._file.write(line)
-        self._starts.append(self._end)
-        self._end += len(line)
+        self._starts.append(self._starts[-1] + len(line))
 
     def __getitem__(self, number: int) -> Record:
         """Record `number`, from 0."""
-        self._file.seek(self._starts[number])
-        return _record(self._file.readline())
+        self._file.flush()
+        start, end = self._starts[number], self._starts[number + 1]
+        return _record(os.pread(self._file.fileno(), end - start, start))
 
     def __iter__(self) -> Iterator[Record]:
-        """From the first on; other records may be asked for in between."""
-        position = 0
-        while position < self._end:
-            self._file.seek(position)
-            lines = self._file.readlines(2**20)
-            position += sum(map(len, lines))
-            yield from map(_record, lines)
+        """From the first on; others may be asked for in between."""
+        self._file.flush()
+        first, last = 0, 0
+        while first < len(self):
+            # As many as a block holds, one at least.
+            while last < len(self) and (last == first or self._starts[last + 1] - self._starts[first] <= _BLOCK):
+                last += 1
+            start, end = self._starts[first], self._starts[last]
+            yield from map(_record, os.pread(self._file.fileno(), end - start, start).splitlines())
+            first = last
 
 
 def _record(line: bytes) -> Record:
