@@ -6,12 +6,12 @@ Run   through preprocessing/pipeline.py
 
 A text is the set of its letter sequences: of 3 letters in Korean, where a letter is a syllable, of 5 in English. How
 alike two texts are is the share of sequences that both have of all that either has (Jaccard). rensa makes signatures
-of 128 numbers; texts that agree in one band of these are compared exactly, so that nothing is set aside by chance: what
-chance can do is miss a pair, 1 in 100 of those just at the threshold and fewer above it.
+of 128 numbers; texts that agree in one band of these are compared exactly, so that nothing is set aside by chance.
+What chance can do is miss a pair, 1 in 100 of those just at the threshold and fewer above it.
 
 Every row is compared with the rows kept before it, in the order of the file, whatever the number of processes. Of two
-alike rows the second goes only if the first has each of its labels with the same value: authors wrote pairs that differ
-in one word and in the judgement for it, and these are what there is to learn.
+alike rows the second goes only if the first has each of its labels with the same value: authors wrote pairs that
+differ in one word and in the judgement for it, and these are what there is to learn.
 
 Records and signatures wait on the disk (bytes a row in docs/preprocessing-steps.md); in memory are 8 bytes a row, 8
 more while a band is sorted, and 8 for each band in which a row agrees with another.
@@ -185,19 +185,19 @@ def _shared_bands(files: Iterable[IO[bytes]]) -> tuple[np.ndarray, np.ndarray]:
     for file in files:
         file.seek(0)
         keys = np.frombuffer(file.read(), dtype=np.uint64)
-        order = np.argsort(keys, kind="stable").astype(np.int32)
+        order = np.argsort(keys, kind="stable")
         in_order = keys[order]
         same = in_order[1:] == in_order[:-1]
         shared = np.append(same, False) | np.append(False, same)
         if not shared.any():
             continue
         buckets = np.cumsum(np.append(True, ~same), dtype=np.int32)[shared]
-        all_rows.append(order[shared])
+        all_rows.append(order[shared].astype(np.int32))
         all_buckets.append(np.unique(buckets, return_inverse=True)[1].astype(np.int32) + np.int32(first))
         first = int(all_buckets[-1].max()) + 1
     rows, buckets = np.concatenate(all_rows), np.concatenate(all_buckets)
-    order = np.argsort(rows, kind="stable")
-    return rows[order], buckets[order]
+    by_row = np.argsort(rows, kind="stable")
+    return rows[by_row], buckets[by_row]
 
 
 class _Found:

@@ -6,17 +6,16 @@ Run   `python -c "from preprocessing.personal_data import *; print(masked('mail 
 
 A number is masked only where a rule that few other numbers pass says what it is: years, prices, versions and scores stay.
 
-kind             what is masked                                                                            by
-EMAIL            an address with a domain                                          WHATWG HTML, "valid e-mail address"
-RESIDENT_NUMBER  Korean 주민등록번호 and 외국인등록번호: a date of the calendar and a century digit; written without a
-                 hyphen also the check digit, which numbers given since October 2020 no longer have      주민등록법 시행규칙 제2조
-CARD             13 to 19 digits that pass Luhn and begin as a card network's                    ISO/IEC 7812-1
-ACCOUNT          an IBAN that passes its check (ISO 13616); 10 to 14 digits after the name of a Korean bank or 계좌, as no
-                 form alone tells them from other numbers
-IP_ADDRESS       of version 4 and 6, not after a word for version                                RFC 4291, RFC 6943
-PHONE            what libphonenumber calls valid and grouped as its country does, for Korea or the United States, and with
-                 a + for any country                                                     the package phonenumbers
-USER             what stands before the @ of a web address, the name in the address of a profile, @name and u/name
+EMAIL             an address with a domain (WHATWG HTML, "valid e-mail address").
+RESIDENT_NUMBER   Korean 주민등록번호 and 외국인등록번호 (주민등록법 시행규칙 제2조): a date of the calendar and a digit for
+                  the century; written without a hyphen also the check digit, which those given since October 2020 lack.
+CARD              13 to 19 digits that pass Luhn and begin as a card network's (ISO/IEC 7812-1).
+ACCOUNT           an IBAN that passes its check (ISO 13616); 10 to 14 digits after the name of a Korean bank or 계좌: no
+                  form alone tells them from other numbers.
+IP_ADDRESS        of version 4 and 6 (RFC 4291, RFC 6943), not after a word for version.
+PHONE             what libphonenumber (the package phonenumbers) calls valid and grouped as its country does, for Korea or
+                  the United States by the language of the text, and with a + for any country.
+USER              what stands before the @ of a web address, the name in the address of a profile, @name and u/name.
 
 Names of people are not masked: no rule finds them, and a model that does takes ordinary words with them.
 """
@@ -49,7 +48,9 @@ _BANK = re.compile(
     r"((?:국민|신한|우리|하나|농협|기업|카카오|토스|제일|씨티|수협|신협|대구|부산|광주|전북|경남|제주|산업|새마을금고|우체국|케이)"
     r"(?:은행|뱅크)?\s?|계좌\s?(?:번호)?(?:는|은)?\s?:?\s?)(\d{2,6}-\d{2,6}-\d{2,7}(?:-\d{1,3})?|\d{10,14})(?![\d-])"
 )
-_IPV4 = re.compile(r"(?<![\w.])(?<!version )(?<!ver )(?<!ver\. )(?<!버전 )(?<!v\. )\d{1,3}(?:\.\d{1,3}){3}(?![\w]|\.\d)")
+_IPV4 = re.compile(
+    r"(?<![\w.])(?<!version )(?<!ver )(?<!ver\. )(?<!버전 )(?<!v\. )\d{1,3}(?:\.\d{1,3}){3}(?![\w]|\.\d)"
+)
 _IPV6 = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{1,4}:){2,7}:?(?:[0-9A-Fa-f]{1,4}:){0,5}[0-9A-Fa-f]{1,4}(?![\w:])")
 _URL_USER = re.compile(r"(?<=://)[^\s/@]{1,200}(?=@)")
 _PROFILE = re.compile(
@@ -139,7 +140,9 @@ def _resident(match: re.Match[str]) -> str | None:
 
 
 def _resident_check(digits: str) -> bool:
-    weighted = sum(int(digit) * weight for digit, weight in zip(digits, (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5), strict=False))
+    weighted = sum(
+        int(digit) * weight for digit, weight in zip(digits, (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5), strict=False)
+    )
     plain, foreign = (11 - weighted % 11) % 10, (13 - weighted % 11) % 10
     return int(digits[-1]) == (foreign if digits[6] in "5678" else plain)
 

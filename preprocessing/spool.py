@@ -4,8 +4,8 @@ In    records, one after another.
 Out   the same records, in their order, as often as wanted; a text of each by its number.
 Run   through preprocessing/near_duplicates.py and preprocessing/balance.py
 
-The file lies in the folder for temporary files (TMPDIR) and has no name: it is gone with the process, however that ends.
-In memory stay 8 bytes a record.
+The file lies in the folder for temporary files (TMPDIR) and has no name: it is gone with the process, however that
+ends. In memory stay 8 bytes a record.
 """
 
 import json
@@ -27,7 +27,7 @@ class Spool:
     """Open until closed; `with Spool() as spool` does it."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=_BLOCK)
+        self._file = tempfile.TemporaryFile(buffering=_BLOCK)  # noqa: SIM115 - closed by __exit__
         self._starts = array("Q", [0])
 
     def __enter__(self) -> "Spool":

@@ -27,6 +27,7 @@ from training.config import TrainConfig
 from training.figures import check_measurable
 from training.inference import check_turns
 from training.report import write_json
+from training.weights import with_weights
 
 TERM_OF_LABEL = {"regret": "text_regret"}
 """Labels that are not learned by the term of their own name."""
@@ -141,6 +142,7 @@ def prepare_data(
     dev = by_reader(kept)
     check_measurable(dev)
     dataset = encode(all_train, tokenizer, model_config.max_length, model_config.text_prefix, num_proc=config.num_proc)
+    dataset = with_weights(dataset, all_train)
     counts = {reader: len(records) for reader, records in train.items()}
     report = {
         "train": counts,
