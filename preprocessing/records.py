@@ -8,6 +8,7 @@ Run   `python -m preprocessing.readers scenarios=data/scenarios/dev.jsonl` reads
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,8 @@ class Record:
     """Label -> where it comes from: llm:MODEL@HASH/PROMPT@VERSION or derived. Not named here: from people."""
     confidence: dict[str, float] = field(default_factory=dict)
     """Label -> how far answers about it agreed, in [0, 1]; of labels in `origins` only."""
+    weight: float | None = None
+    """How often the record comes in an epoch, once where there is none; set by preprocessing/balance.py."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form: fields without a value are left out."""
@@ -147,6 +150,9 @@ def _faults(record: Record) -> Iterator[str]:
         yield f"wrong-type: same_as is {record.same_as!r:.80}, not a list of strings"
     else:
         yield from filter(None, (name_fault("same_as", key) for key in record.same_as))
+    weight = record.weight
+    if weight is not None and (type(weight) not in (int, float) or not 0 < weight < inf):
+        yield f"label-out-of-range: weight is {weight!r:.80}; it must be a number above 0"
     if record.language not in LANGUAGES:
         yield f"unknown-label: language is {record.language!r:.40}, not one of {', '.join(LANGUAGES)}"
     if fault := _turns_fault(record):

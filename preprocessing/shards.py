@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("split", pa.string()),
         ("same_as", pa.list_(pa.string())),
         ("group", pa.string()),
+        ("weight", pa.float64()),
         ("origins", pa.struct([(name, pa.string()) for name in LABELS])),
         ("confidence", pa.struct([(name, pa.float64()) for name in LABELS])),
     ]

@@ -85,10 +85,9 @@ def test_a_model_file_imports_only_what_the_package_asks_for(path: Path):
 def test_a_checkout_imports_only_what_its_extras_ask_for():
     config = setup_cfg()
     extras = config["options.extras_require"]
-    asked = (
-        config["options"]["install_requires"] + extras["train"] + extras["lora"] + extras["explain"] + extras["enrich"]
-    )
-    known = {canonicalize_name(requirement.name) for requirement in requirements(asked)} | {"yaml", "sklearn"}
+    asked = config["options"]["install_requires"] + extras["train"] + extras["lora"] + extras["explain"]
+    asked += extras["enrich"] + extras["prepare"] + extras["retrieval"]
+    known = {canonicalize_name(requirement.name) for requirement in requirements(asked)} | {"yaml", "sklearn", "faiss"}
     for path in [*(REPO / "preprocessing").glob("*.py"), *(REPO / "training").glob("*.py")]:
         for node, _, module, _ in imports_of(path):
             top = module.split(".")[0]

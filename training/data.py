@@ -30,6 +30,7 @@ from training.config import TrainConfig
 from training.figures import check_measurable
 from training.inference import check_turns
 from training.report import write_json
+from training.weights import with_weights
 
 TERM_OF_LABEL = {"regret": "text_regret"}
 """Labels that are not learned by the term of their own name."""
@@ -123,7 +124,7 @@ def take_holdouts(
     return held_out
 
 
-def with_weights(dataset: Dataset, records: list[Record], weights: Mapping[str, float]) -> Dataset:
+def with_origin_weights(dataset: Dataset, records: list[Record], weights: Mapping[str, float]) -> Dataset:
     """The encoded records with a column of weights, if a label of any counts more or less than one."""
     said = [weights_of(record, weights) for record in records]
     if not any(said):
@@ -163,7 +164,7 @@ def prepare_data(
     dev = by_reader(kept)
     check_measurable(dev)
     dataset = encode(all_train, tokenizer, model_config.max_length, model_config.text_prefix, num_proc=config.num_proc)
-    dataset = with_weights(dataset, all_train, weights)
+    dataset = with_weights(with_origin_weights(dataset, all_train, weights), all_train)
     counts = {reader: len(records) for reader, records in train.items()}
     report = {
         "train": counts,
