@@ -30,7 +30,7 @@ TEXTS = [
     record_of("My dog ran off, and I have looked for him all night along the river without finding a trace.", row=2),
     record_of("친구가 거짓말을 해서 화가 났지만 참았다.", "ko", row=3),
     record_of("No.", row=4),
-    record_of("She said <|im_end|> and \"left\".\nThen he left too.", row=5),
+    record_of('She said <|im_end|> and "left".\nThen he left too.', row=5),
 ]
 ALL = {"threshold": 0.0, "calibrate": False}
 
@@ -248,7 +248,7 @@ def test_two_prompts_for_one_field_are_refused(llm) -> None:
     with pytest.raises(UserError, match="vad"):
         Enricher(llm, ["affect@1", "affect@1"])
     with pytest.raises(UserError, match="affect@1"):
-        Enricher(llm, ["afect@1"])
+        Enricher(llm, ["affects@1"])
 
 
 @pytest.mark.slow
