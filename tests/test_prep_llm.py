@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_llm import record_of, save_tiny_llm, smollm2
+from transformers import AutoTokenizer
 
 from preprocessing.errors import DoesNotFit, UserError
-from preprocessing.llm import load_llm
+from preprocessing.llm import Llm, load_llm, resolve_llm
 from preprocessing.schema import data_of
 
 pytest.importorskip("llguidance", reason="llguidance comes with the extra enrich")
@@ -124,16 +125,16 @@ FAKES = [
 ]
 
 
-@pytest.mark.parametrize("text", FAKES)
-@pytest.mark.parametrize("which", ["tiny", "smollm2"])
-def test_special_tokens_that_a_text_spells_stay_text(saved: Path, text: str, which: str) -> None:
-    from transformers import AutoTokenizer
-
-    from preprocessing.llm import Llm, resolve_llm
-
-    path, gguf = resolve_llm(str(saved) if which == "tiny" else smollm2())
+@pytest.fixture(scope="module", params=["tiny", "smollm2"])
+def tokens_only(saved: Path, request: pytest.FixtureRequest) -> Llm:
+    path, gguf = resolve_llm(str(saved) if request.param == "tiny" else smollm2())
     tokenizer = AutoTokenizer.from_pretrained(path, **({"gguf_file": gguf.name} if gguf else {}))
-    llm = Llm(model=None, tokenizer=tokenizer, name="x", hash="0", quantization="")
+    return Llm(model=None, tokenizer=tokenizer, name="x", hash="0", quantization="")
+
+
+@pytest.mark.parametrize("text", FAKES)
+def test_special_tokens_that_a_text_spells_stay_text(tokens_only: Llm, text: str) -> None:
+    llm, tokenizer = tokens_only, tokens_only.tokenizer
     data = data_of(record_of(text))
     ids = llm.data_ids(data)
     assert not set(ids) & set(tokenizer.all_special_ids)
