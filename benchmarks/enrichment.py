@@ -154,34 +154,31 @@ def gbnf_texts(longest: int) -> str:
 
 def llama_cpp(model: str, llm: Llm, prompt: Prompt, records: Sequence[Record]) -> float:
     """In a process of its own: a build of llama.cpp for another processor ends it without a word."""
-    # One language after the other, so that the shared prompt stays in its memory.
-    ordered = sorted(records, key=lambda record: record.language)
-    asked = [(record.language, conversations(llm, prompt, record)) for record in ordered]
+    asked = []
+    for language in ("en", "ko"):
+        rows = [conversations(llm, prompt, record) for record in records if record.language == language]
+        # Stage by stage, so that the shared prompt of each stays in its memory.
+        asked += [[row[stage] for row in rows] for stage in range(len(rows[0]))]
     _, gguf = resolve_llm(model)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return len(records) / pool.submit(answer_by_llama_cpp, str(gguf), torch.get_num_threads(), asked).result() * 60
+        seconds = pool.submit(answer_by_llama_cpp, str(gguf), torch.get_num_threads(), asked).result()
+    return 60 / seconds
 
 
-def answer_by_llama_cpp(gguf: str, threads: int, asked: list[tuple[str, list[tuple[list[int], str, int]]]]) -> float:
-    """Seconds for all rows; the first of each language is asked twice, so that reading the shared prompt is not in."""
+def answer_by_llama_cpp(gguf: str, threads: int, asked: list[list[tuple[list[int], str, int]]]) -> float:
+    """Seconds a row; the first row of each stage is not in them, as it reads the shared prompt."""
     from llama_cpp import Llama, LlamaGrammar
 
     peer = Llama(gguf, n_ctx=4096, n_threads=threads, n_threads_batch=threads, verbose=False)
-
-    def ask(row: list[tuple[list[int], str, int]]) -> None:
-        for ids, grammar, tokens in row:
+    seconds, rows = 0.0, 0
+    for stage in asked:
+        for number, (ids, grammar, tokens) in enumerate(stage):
             made = LlamaGrammar.from_string(grammar, verbose=False)
+            start = time.perf_counter()
             peer.create_completion(ids, grammar=made, max_tokens=3 * tokens, temperature=0.7, seed=0)
-
-    seconds, last = 0.0, ""
-    for language, row in asked:
-        if language != last:
-            ask(row)
-            last = language
-        start = time.perf_counter()
-        ask(row)
-        seconds += time.perf_counter() - start
-    return seconds
+            seconds += (time.perf_counter() - start) * (number > 0)
+        rows += len(stage) - 1
+    return seconds / (rows / (len(asked) / 2))
 
 
 if __name__ == "__main__":
