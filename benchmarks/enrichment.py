@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--skip", nargs="*", default=[], choices=["llama.cpp", "packed", "bf16"])
     options = parser.parse_args()
     records = rows_of(options.rows)
-    few = records[:: max(1, len(records) // options.plain_rows)][: options.plain_rows]
+    few = records[: options.plain_rows]
     llm = load_llm(options.model)
     for name in options.prompts:
         prompt = load_prompt(name)
