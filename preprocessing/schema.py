@@ -150,8 +150,8 @@ def data_of(record: Record, action: str | None = None) -> str:
 def _wide(text: str) -> str:
     """Digits and the signs of JSON and of turns in their wide forms: a person reads the same, a model cannot copy it.
 
-    An answer is such a digit, and a small model repeats what it has just read: without this, commands moved answers up
-    to 3.8 times as far as a harmless sentence, with it up to 1.7 times (benchmarks/injection.py, SmolLM2-135M, affect).
+    An answer is such a digit, and a small model repeats what it has just read: without this, commands moved answers to
+    affect@1 up to 3.8 times as far as a harmless sentence, with it up to 2.0 times (benchmarks/injection.py).
     """
     return text.translate(_WIDE)
 
