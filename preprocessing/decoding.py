@@ -26,6 +26,9 @@ class Decoding:
     temperature: float = 0.7
     seed: int = 0
     batch_size: int = 16
+    """Rows judged together."""
+    write_batch_size: int = 32
+    """Rows written together: a step reads all weights for one token a row, so more rows cost little but memory."""
     fixed_shapes: bool = False
     max_tokens: int = 512
     """Longer texts are not asked about."""
@@ -33,7 +36,7 @@ class Decoding:
     def __post_init__(self) -> None:
         if not (0 <= self.threshold <= 1 and 0 <= self.tolerance <= 1):
             raise UserError(f"threshold {self.threshold} and tolerance {self.tolerance} must lie in [0, 1]")
-        if self.temperature <= 0 or min(self.samples, self.batch_size, self.max_tokens) < 1:
+        if self.temperature <= 0 or min(self.samples, self.batch_size, self.write_batch_size, self.max_tokens) < 1:
             raise UserError(
                 f"temperature {self.temperature}, samples {self.samples}, batch_size {self.batch_size} and max_tokens "
                 f"{self.max_tokens} must be above 0"

@@ -124,7 +124,7 @@ class Enricher:
         scorer, items = self._scorer(prompt, language)
         ids = [self.llm.data_ids(text) for text in texts]
         results: list[dict[str, list[tuple[float, float]]]] = [{} for _ in texts]
-        for batch in self._batches([len(row) for row in ids], scorer.row_length):
+        for batch in self._batches([len(row) for row in ids], scorer.row_length, self.decoding.batch_size):
             tables = iter(self._tables(scorer, [ids[number] for number in batch]))
             for item in items:
                 wordings = [next(tables) for _ in item.wordings]
@@ -149,7 +149,7 @@ class Enricher:
         best: list[Written | None] = [None] * len(records)
         for sample in range(self.decoding.samples):
             seeds = [_seed(self.decoding.seed, text, sample) for text in texts]
-            for batch in self._batches([len(row) for row in ids], lambda row: len(row)):
+            for batch in self._batches([len(row) for row in ids], len, self.decoding.write_batch_size):
                 written = writer([ids[n] for n in batch], [seeds[n] for n in batch], self.decoding.temperature)
                 for number, new in zip(batch, written, strict=True):
                     old = best[number]
@@ -157,9 +157,10 @@ class Enricher:
                         best[number] = new
         return best
 
-    def _batches(self, lengths: Sequence[int], row_length: Callable[[Sequence[int]], int]) -> Iterator[list[int]]:
+    def _batches(
+        self, lengths: Sequence[int], row_length: Callable[[Sequence[int]], int], size: int
+    ) -> Iterator[list[int]]:
         """Numbers of rows of like length; with fixed shapes of one length, filled up by repeating the last."""
-        size = self.decoding.batch_size
         fitting = [number for number, length in enumerate(lengths) if length <= self.decoding.max_tokens]
         groups: dict[int, list[int]] = {}
         for number in sorted(fitting, key=lambda number: lengths[number]):

@@ -26,6 +26,7 @@ SCALES = {"bipolar": (1, 9, -1.0, 1.0), "share": (0, 9, 0.0, 1.0)}
 """Scale -> first and last digit, and the values they stand for; those between lie evenly."""
 UTILITY = "utility"
 _COUNT = {**{field: count for field, (count, _, _) in RANGES.items()}, UTILITY: len(VIEWS)}
+_WIDE = {ord(letter): ord(letter) + 0xFEE0 for letter in "0123456789{}<>|:"}
 _NAME = re.compile(r"[a-z_]+@[0-9]+")
 
 
@@ -66,7 +67,7 @@ class Prompt:
         words = self.content[language]
         turns, after = [words[f"{stage}task"] + "\n"], "\n" + words[f"{stage}after"]
         for example in words[f"{stage}examples"]:
-            data = {name: example[name] for name in ("text", "action") if name in example}
+            data = {name: _wide(example[name]) for name in ("text", "action") if name in example}
             turns[-1] += json.dumps(data, ensure_ascii=False) + after
             turns += [_compact(self._answer(language, example)), ""]
         return turns, after
@@ -137,13 +138,22 @@ def _scales(field: str, scales: str | list[str]) -> list[str]:
 
 def data_of(record: Record, action: str | None = None) -> str:
     """What is judged, as one JSON object: a quote or a line break in a text cannot end it."""
-    data: dict[str, Any] = {"before": record.turns} if record.turns else {}
-    data["text"] = record.text
+    data: dict[str, Any] = {"before": [_wide(turn) for turn in record.turns]} if record.turns else {}
+    data["text"] = _wide(record.text)
     if record.text_pair is not None:
-        data["about"] = record.text_pair
+        data["about"] = _wide(record.text_pair)
     if action is not None:
-        data["action"] = action
+        data["action"] = _wide(action)
     return json.dumps(data, ensure_ascii=False)
+
+
+def _wide(text: str) -> str:
+    """Digits and the signs of JSON and of turns in their wide forms: a person reads the same, a model cannot copy it.
+
+    An answer is such a digit, and a small model repeats what it has just read: without this, commands moved answers to
+    affect@1 up to 3.8 times as far as a harmless sentence, with it up to 2.0 times (benchmarks/injection.py).
+    """
+    return text.translate(_WIDE)
 
 
 def opening(key: str) -> str:

@@ -248,7 +248,7 @@ def test_two_prompts_for_one_field_are_refused(llm) -> None:
     with pytest.raises(UserError, match="vad"):
         Enricher(llm, ["affect@1", "affect@1"])
     with pytest.raises(UserError, match="affect@1"):
-        Enricher(llm, ["afect@1"])
+        Enricher(llm, ["affects@1"])
 
 
 @pytest.mark.slow
