@@ -19,7 +19,14 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 
 def card(facts: Mapping[str, Any]) -> str:
     """Nothing in it but what the rows and settings say: two runs of a job write the same bytes."""
-    parts = [front_matter(facts), "# Data set for Red Heart HF", *_counts(facts), *_labels(facts), *_model(facts)]
+    parts = [
+        front_matter(facts),
+        "# Data set for Red Heart HF",
+        *_counts(facts),
+        *_labels(facts),
+        *_model(facts),
+        *_balance(facts),
+    ]
     parts += ["## Licences", "\n".join(card_lines(facts["readers"])), "## Using it", _USE.strip()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -81,6 +88,17 @@ def _labels(facts: Mapping[str, Any]) -> list[str]:
         cells = [counts.get(origin, 0) for origin in ("human", *origins)]
         lines.append(f"| `{label}`{mark} | {' | '.join(f'{n:,}' for n in [*cells, facts['rows'] - sum(cells)])} |")
     return ["## Labels, by where they come from", "\n".join(lines)]
+
+
+def _balance(facts: Mapping[str, Any]) -> list[str]:
+    if not facts["balance"]:
+        return []
+    lines = ["| Reader | Label | Rows | Weight | Drawn in an epoch |", "|---|---|---:|---:|---:|"]
+    for line in facts["balance"]:
+        lines.append(
+            f"| `{line['reader']}` | {line['label']} | {line['rows']:,} | {line['weight']:.4g} | {line['drawn']:,} |"
+        )
+    return ["## Balance", "Each row's `weight` is how often it comes in an epoch of training.", "\n".join(lines)]
 
 
 def _model(facts: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from preprocessing.records import Record, first_fault
 from preprocessing.settings import JobConfig, parse_config
 from preprocessing.shards import ShardWriter
 from preprocessing.sources import refuse_repeated
-from preprocessing.step_table import steps_of
+from preprocessing.step_table import balance_of, steps_of
 from preprocessing.workplace import Workplace
 
 _FORM = 1
@@ -79,14 +80,20 @@ def publish(output: Path, config: JobConfig, prepared: Prepared, asker: Asker | 
         "unreliable": sorted(config.unreliable),
     }
 
+    balance = balance_of(config)
+
     def write(staging: Path) -> None:
         tally = Tally()
         writer = ShardWriter(staging / "data", config.rows_per_shard)
-        for record in tally.of(parsed(prepared.records(), asker)):
+        records: Iterator[Any] = parsed(prepared.records(), asker)
+        if balance is not None:
+            records = balance(records)
+        for record in tally.of(records):
             writer.write(record)
         writer.close()
         rejected = write_counted(staging / "rejected.jsonl", prepared.rejected())
         facts.update(tally.facts(), rows=writer.rows, rows_rejected=rejected)
+        facts["balance"] = [asdict(line) for line in balance.table] if balance is not None else None
         check_sums(facts)
         (staging / "README.md").write_text(card(facts), encoding="utf-8")
 

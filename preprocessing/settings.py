@@ -20,7 +20,14 @@ from preprocessing.origin_weights import LABELS
 COMMAND = "python -m preprocessing.pipeline"
 FREE_TO_CHANGE = {"output", "num_proc", "answers", "overwrite"}
 """Fields that change how a job runs, never what it writes."""
-STEP_FIELDS = ("steps",)
+STEP_FIELDS = (
+    "steps",
+    "languages",
+    "least_characters",
+    "most_characters",
+    "near_threshold",
+    "other_labels",
+)
 DECODING = ("threshold", "tolerance", "calibrate", "samples", "temperature", "seed", "batch_size", "max_tokens")
 
 
@@ -36,8 +43,20 @@ class JobConfig:
     """Replace a finished data set that was made with other settings."""
     num_proc: int = 1
     """Processes for the steps that look at one record at a time; the result is the same for every number."""
-    steps: list[str] = field(default_factory=list)
-    """What the rows go through, in this order (preprocessing/step_table.py)."""
+    steps: list[str] = field(
+        default_factory=lambda: ["language", "length", "personal-data", "duplicates", "near-duplicates"]
+    )
+    """What rows go through before anything is asked, in this order; [] lets all pass (preprocessing/step_table.py)."""
+    languages: list[str] = field(default_factory=lambda: ["en", "ko"])
+    """For language: which ones are wanted."""
+    least_characters: int = 2
+    """For length: texts with fewer are set aside."""
+    most_characters: int = 4_000
+    """For length: texts with more are set aside."""
+    near_threshold: float = 0.8
+    """For near-duplicates: texts are alike that share this part of their letter sequences, or more."""
+    other_labels: Literal["keep", "drop"] = "keep"
+    """For near-duplicates: what becomes of a row like an earlier one that has labels which that one lacks."""
     rows_per_shard: int = 50_000
     """Rows of one Parquet file."""
 
@@ -65,6 +84,15 @@ class JobConfig:
     """Longer texts are not asked about."""
     answers: str | None = None
     """File of answers, kept for other jobs and settings too; by default OUTPUT.answers, beside the data set."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """READER: SHARE of an epoch, whatever its rows; those not named share the rest (preprocessing/balance.py)."""
+    temperature_of_sources: float = 1.0
+    """1 leaves sources as large as they are; higher makes them more alike in an epoch."""
+    balance_label: str | None = None
+    """Label by which the rows of a source are balanced, as basic_emotions."""
+    temperature_of_labels: float = 1.0
+    """The same between the rows of a source that differ in it."""
+
     unreliable: list[str] = field(default_factory=list)
     """Labels that preprocessing.judge found no better than chance: the card marks them, and training leaves out what
     the language model said of them."""
@@ -122,17 +150,24 @@ def parse_config(arguments: list[str]) -> JobConfig:
 
 
 def _spread(arguments: list[str]) -> list[str]:
-    """`--data a b` is a list of two, as a shell user writes it; `--data '[a, b]'` is one as YAML writes it."""
+    """`--data a b` is a list of two, `--num-proc` is num_proc, `--overwrite` alone is true: as a shell user writes."""
     spread: list[str] = []
     option = ""
-    for argument in arguments:
+    for place, argument in enumerate(arguments):
         if argument.startswith("--"):
-            option = argument
-            spread += [] if option == "--data" else [argument]
+            name, equals, value = argument.partition("=")
+            option = "--" + name[2:].replace("-", "_")
+            alone = place + 1 == len(arguments) or arguments[place + 1].startswith("--")
+            if option == "--data" and not equals:
+                if alone:
+                    raise UserError("--data names no source; give at least one READER=PATH")
+                continue
+            spread += [
+                option + equals + value,
+                *(["true"] if option == "--overwrite" and alone and not equals else []),
+            ]
         elif option == "--data":
             spread += ["--data" if argument.startswith("[") else "--data+", argument]
         else:
             spread.append(argument)
-    if option == "--data" and arguments[-1] == "--data":
-        raise UserError("--data names no source; give at least one READER=PATH")
     return spread

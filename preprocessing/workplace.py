@@ -43,7 +43,7 @@ class Workplace:
             return True
         if not overwrite:
             raise UserError(
-                f"{self.output} is a finished data set of other sources or settings; give --overwrite true to replace "
+                f"{self.output} is a finished data set of other sources or settings; give --overwrite to replace "
                 "it, or name another --output"
             )
         return False
