@@ -1,7 +1,8 @@
 """What each step of a preprocessing job takes a row, at ten thousand, a hundred thousand and a million of them.
 
 In    --data FOLDER with the public files (REDHEART_DATA_DIR); --rows, once or more.
-Out   a table: step, rows, seconds, rows a second, and by how many MiB the most memory of its process grew.
+Out   a table: step, rows, seconds by the clock and of the processor, rows a second of the processor, and by how many
+      MiB the most memory of its process grew.
 Run   python benchmarks/preprocessing.py --rows 10000 --rows 100000
       OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/preprocessing.py --rows 1000000
       python benchmarks/preprocessing.py --signatures
@@ -9,8 +10,8 @@ Run   python benchmarks/preprocessing.py --rows 10000 --rows 100000
 Texts are put together from real sentences of six files, Korean and English, to lengths drawn from those of the files'
 texts; one row in twenty repeats an earlier one, one in twenty with a word changed. Each step runs in a process of its
 own over a file of these, which it reads row by row, so that its memory is told apart from the others'. "read" is that
-alone, and its seconds are in those of every other line. --signatures puts rensa beside datasketch (pip install
-datasketch) on the same sets of letters.
+alone, and its seconds are in those of every other line. The clock counts what other programs take of a processor that
+is shared. --signatures puts rensa beside datasketch (pip install datasketch) on the same sets of letters.
 """
 
 import argparse
@@ -105,12 +106,12 @@ def rows_of(path: Path) -> Iterator[Record]:
             yield Record.from_dict(json.loads(line))
 
 
-def measure(step: str, path: Path, answer: "multiprocessing.Queue[tuple[float, int, int]]") -> None:
+def measure(step: str, path: Path, answer: "multiprocessing.Queue[tuple[float, float, int, int]]") -> None:
     before = most_resident()
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     passed = sum(isinstance(item, Record) for item in STEPS[step]()(rows_of(path)))
-    seconds = time.perf_counter() - started
-    answer.put((seconds, passed, most_resident() - before))
+    seconds, busy = time.perf_counter() - started, time.process_time() - busy
+    answer.put((seconds, busy, passed, most_resident() - before))
 
 
 def most_resident() -> int:
@@ -121,7 +122,9 @@ def most_resident() -> int:
 
 def table(folder: Path, sizes: list[int]) -> None:
     spawn = multiprocessing.get_context("spawn")
-    print(f"{'step':16} {'rows':>9} {'passed':>9} {'seconds':>8} {'rows/s':>8} {'MiB more':>9}", flush=True)
+    print(
+        f"{'step':16} {'rows':>9} {'passed':>9} {'seconds':>8} {'CPU s':>8} {'rows/s':>8} {'MiB more':>9}", flush=True
+    )
     with tempfile.TemporaryDirectory() as work:
         for rows in sizes:
             path = Path(work) / "rows.jsonl"
@@ -130,10 +133,10 @@ def table(folder: Path, sizes: list[int]) -> None:
                 answer = spawn.Queue()
                 process = spawn.Process(target=measure, args=(step, path, answer))
                 process.start()
-                seconds, passed, kib = answer.get()
+                seconds, busy, passed, kib = answer.get()
                 process.join()
-                speed = rows / seconds
-                print(f"{step:16} {rows:9,} {passed:9,} {seconds:8.1f} {speed:8,.0f} {kib / 1024:9.1f}", flush=True)
+                times = f"{seconds:8.1f} {busy:8.1f} {rows / busy:8,.0f}"
+                print(f"{step:16} {rows:9,} {passed:9,} {times} {kib / 1024:9.1f}", flush=True)
 
 
 def signatures(folder: Path) -> None:
