@@ -123,7 +123,8 @@ class NearDuplicates:
             record = spool[row]
             return record.language, _sequences(_text(record), record.language), dict(labels_of(record))
 
-        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+        stops = np.append(starts[1:], len(rows))[: len(starts)]
+        for start, stop in zip(starts, stops, strict=True):
             row, its_buckets = int(rows[start]), buckets[start:stop].tolist()
             others = sorted({other for bucket in its_buckets for other in members[bucket]})
             if not (others and self._drops(spool[row], row, others, found, of)):

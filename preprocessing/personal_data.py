@@ -4,17 +4,17 @@ In    records, one after another.
 Out   the same records, with [EMAIL], [PHONE], ... in their texts; `counts` by kind.
 Run   `python -c "from preprocessing.personal_data import *; print(masked('mail kim@example.com')[0])"`
 
-A number is masked only where a rule that few other numbers pass says what it is: years, prices, versions and scores stay.
+A number is masked only where a rule that few other numbers pass says what it is: years, prices, versions stay.
 
 EMAIL             an address with a domain (WHATWG HTML, "valid e-mail address").
-RESIDENT_NUMBER   Korean 주민등록번호 and 외국인등록번호 (주민등록법 시행규칙 제2조): a date of the calendar and a digit for
-                  the century; written without a hyphen also the check digit, which those given since October 2020 lack.
+RESIDENT_NUMBER   Korean 주민등록번호 and 외국인등록번호 (주민등록법 시행규칙 제2조): a date of the calendar and a
+                  digit for the century; without a hyphen also the check digit, which those after October 2020 lack.
 CARD              13 to 19 digits that pass Luhn and begin as a card network's (ISO/IEC 7812-1).
-ACCOUNT           an IBAN that passes its check (ISO 13616); 10 to 14 digits after the name of a Korean bank or 계좌: no
-                  form alone tells them from other numbers.
+ACCOUNT           an IBAN that passes its check (ISO 13616); 10 to 14 digits after the name of a Korean bank or 계좌:
+                  no form alone tells them from other numbers.
 IP_ADDRESS        of version 4 and 6 (RFC 4291, RFC 6943), not after a word for version.
-PHONE             what libphonenumber (the package phonenumbers) calls valid and grouped as its country does, for Korea or
-                  the United States by the language of the text, and with a + for any country.
+PHONE             what libphonenumber (the package phonenumbers) calls valid and grouped as its country does, for Korea
+                  or the United States by the language of the text, and with a + for any country.
 USER              what stands before the @ of a web address, the name in the address of a profile, @name and u/name.
 
 Names of people are not masked: no rule finds them, and a model that does takes ordinary words with them.
@@ -58,7 +58,7 @@ _PROFILE = re.compile(
     r"(?!share|intent|search|hashtag|watch|explore|reel|p/|pages|groups|events|permalink|home)[\w.-]{2,50}",
     re.IGNORECASE,
 )
-_HANDLE = re.compile(r"(?<![\w@/.])@[A-Za-z0-9_]*[A-Za-z_][A-Za-z0-9_]{2,29}(?![A-Za-z0-9_@])")
+_HANDLE = re.compile(r"(?<![\w@/.\]])@[A-Za-z0-9_]*[A-Za-z_][A-Za-z0-9_]{2,29}(?![A-Za-z0-9_@])")
 _REDDIT = re.compile(r"(?<![\w/])/?u/[A-Za-z0-9_-]{3,20}(?![\w/])")
 _DIGITS = re.compile(r"\d")
 

@@ -5,9 +5,9 @@ Out   a folder: the texts with their labels, the index, and manifest.json with t
 Run   `python -m training.similar --model DIR --data scenarios=data/scenarios/train.jsonl --output INDEX`
 
 The index is that of `datasets` (`add_faiss_index`), written as FAISS writes it: nothing in the folder is a pickle or
-runs code. It is read only if every file is the one that the manifest names, and searched only with vectors of the encoder
-that made it, as cosines between two encoders mean nothing. `flat` compares with every text and misses none; `hnsw`
-(arXiv 1603.09320) goes through a graph of neighbours (recall and speed of both in docs/preprocessing-steps.md).
+runs code. It is read only if every file is the one that the manifest names, and searched only with vectors of the
+encoder that made it, as cosines between two encoders mean nothing. `flat` compares with every text and misses none;
+`hnsw` (arXiv 1603.09320) goes through a graph of neighbours (recall and speed in docs/preprocessing-steps.md).
 """
 
 import hashlib
@@ -15,7 +15,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -100,8 +101,9 @@ def build(
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".index-", dir=folder.parent))
     try:
-        texts.save_to_disk(work / _TEXTS)
-        _with_index(texts, vectors, kind).save_faiss_index(_COLUMN, str(work / _INDEX))
+        with _without_bars():
+            texts.save_to_disk(work / _TEXTS)
+            _with_index(texts, vectors, kind).save_faiss_index(_COLUMN, str(work / _INDEX))
         files = {str(path.relative_to(work)): _sha256(path) for path in sorted(work.rglob("*")) if path.is_file()}
         manifest = {"form": FORM, "kind": kind, "encoder": encoder, "rows": len(texts), "files": files}
         (work / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -149,19 +151,24 @@ def _row(record: Record) -> dict[str, str]:
 
 
 def _with_index(texts: Dataset, vectors: np.ndarray, kind: Kind) -> Dataset:
+    texts.add_faiss_index_from_external_arrays(
+        np.ascontiguousarray(vectors, dtype=np.float32),
+        _COLUMN,
+        string_factory=FACTORIES[kind],
+        metric_type=faiss.METRIC_INNER_PRODUCT,
+    )
+    return texts
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        texts.add_faiss_index_from_external_arrays(
-            np.ascontiguousarray(vectors, dtype=np.float32),
-            _COLUMN,
-            string_factory=FACTORIES[kind],
-            metric_type=faiss.METRIC_INNER_PRODUCT,
-        )
+        yield
     finally:
         if shown:
             datasets.enable_progress_bars()
-    return texts
 
 
 def _sha256(path: Path) -> str:
