@@ -113,8 +113,6 @@ class NearDuplicates:
     def _compare(self, spool: Spool, shared: tuple[np.ndarray, np.ndarray], found: "_Found") -> None:
         """Goes through the rows that agree with others in a band, and judges each by the kept ones among these."""
         rows, buckets = shared
-        if not len(rows):
-            return
         members: defaultdict[int, list[int]] = defaultdict(list)
         starts = np.flatnonzero(np.diff(rows, prepend=-1))
 

@@ -31,6 +31,7 @@ from preprocessing.settings import JobConfig, parse_config
 from preprocessing.shards import ShardWriter
 from preprocessing.sources import refuse_repeated
 from preprocessing.step_table import balance_of, steps_of
+from preprocessing.steps import Step
 from preprocessing.workplace import Workplace
 
 _FORM = 1
@@ -41,11 +42,19 @@ def run_job(config: JobConfig) -> None:
     """Do the job, or what is left of it; when it returns the data set is whole."""
     check_sources(config)
     steps = steps_of(config)
-    asker = None
-    if config.enrich is not None:
-        from preprocessing.questions import open_asker
+    if config.enrich is None:
+        make(config, steps, None)
+        return
+    from preprocessing.questions import open_asker
 
-        asker = open_asker(config)
+    asker = open_asker(config)
+    try:
+        make(config, steps, asker)
+    finally:
+        asker.cache.close()
+
+
+def make(config: JobConfig, steps: list[Step], asker: Asker | None) -> None:
     rows_of = fingerprint(_FORM, sources_of(config), config.step_settings())
     whole = fingerprint(rows_of, config.deciding(), asker and asker.facts)
     place = Workplace(Path(config.output))
