@@ -171,6 +171,10 @@ def check_sources(config: JobConfig) -> None:
     for source in sources:
         if source.path.exists() and output in (source.path.resolve(), *source.path.resolve().parents):
             raise UserError(f"{source} lies in the output {config.output}; name another --output")
+    if config.answers is not None and output in Path(config.answers).resolve().parents:
+        raise UserError(
+            f"answers {config.answers} lies in the output, which is replaced as a whole; name another place"
+        )
 
 
 def sources_of(config: JobConfig) -> list[Any]:

@@ -23,6 +23,7 @@ from preprocessing import pipeline
 from preprocessing.errors import UserError
 from preprocessing.readers import parse_source, read
 from preprocessing.settings import JobConfig, build_parser, parse_config
+from preprocessing.workplace import Workplace
 
 ROOT = Path(__file__).resolve().parents[1]
 DEV = ROOT / "data" / "scenarios" / "dev.jsonl"
@@ -194,6 +195,19 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(arguments: list[str], sa
     assert code == 2
     assert said in " ".join(err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_two_jobs_of_other_settings_do_not_share_a_place(tmp_path: Path):
+    with Workplace(tmp_path / "out") as one, Workplace(tmp_path / "out") as other:
+        with one.alone("waiting"):
+            one.join("settings")
+        with other.alone("waiting"):
+            other.join("settings")
+        refused = pytest.raises(UserError, match=r"another process is making .* with other settings")
+        with Workplace(tmp_path / "out") as third, third.alone("waiting"), refused:
+            third.join("others")
+    with Workplace(tmp_path / "out") as third, third.alone("waiting"):
+        third.join("others")
 
 
 def test_an_unknown_field_of_a_recipe_is_named(tmp_path: Path):
