@@ -30,6 +30,8 @@ HANGUL_SHARE = 0.2
 """Of the letters of a Korean text; a syllable stands for two or three letters of English."""
 LATIN_SHARE = 0.8
 """Of the letters of an English text."""
+CACHE_KIB = 32 * 1024
+"""Of what was seen, so much is held in memory at most."""
 
 _HANGUL = re.compile("[\uac00-\ud7a3\u1100-\u11ff\u3130-\u318f]")
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
@@ -128,7 +130,7 @@ class Length:
 class Duplicates:
     """Sets aside rows of which the texts were there before, and each of the labels with them.
 
-    What was seen is kept in a database on the disk: 8 bytes a row and label there, and at most 32 MiB in memory.
+    What was seen is kept in a database on the disk: some 12 bytes a row and label there, and `CACHE_KIB` in memory.
     """
 
     name = "duplicates"
@@ -140,12 +142,18 @@ class Duplicates:
         with tempfile.TemporaryDirectory(prefix="duplicates-") as folder:
             seen = sqlite3.connect(Path(folder) / "seen.sqlite", isolation_level=None)
             try:
-                for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-32768"):
+                for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE"):
                     seen.execute(f"PRAGMA {pragma}")
+                seen.execute(f"PRAGMA cache_size={-CACHE_KIB}")
                 seen.execute("CREATE TABLE seen (key INTEGER PRIMARY KEY)")
                 seen.execute("BEGIN")
                 for record in records:
                     yield self._judged(record, seen)
+            except sqlite3.OperationalError as error:
+                raise UserError(
+                    f"what was seen cannot be kept in {folder} ({error}); make room there, or set TMPDIR to a folder "
+                    "on a disk with more"
+                ) from error
             finally:
                 seen.close()
 

@@ -24,6 +24,7 @@ from array import array
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from functools import lru_cache
 from itertools import islice
@@ -102,13 +103,19 @@ class NearDuplicates:
             yield from (band_keys(batch, self.bands, self.width) for batch in batches())
             return
         waiting: deque[Future[np.ndarray]] = deque()
-        with ProcessPoolExecutor(self.num_proc, multiprocessing.get_context("spawn")) as pool:
-            for batch in batches():
-                waiting.append(pool.submit(band_keys, batch, self.bands, self.width))
-                if len(waiting) > 2 * self.num_proc:
+        try:
+            with ProcessPoolExecutor(self.num_proc, multiprocessing.get_context("spawn")) as pool:
+                for batch in batches():
+                    waiting.append(pool.submit(band_keys, batch, self.bands, self.width))
+                    if len(waiting) > 2 * self.num_proc:
+                        yield waiting.popleft().result()
+                while waiting:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"one of the {self.num_proc} processes that make signatures was ended from outside, as happens where "
+                "memory runs out; start again with fewer"
+            ) from error
 
     def _compare(self, spool: Spool, shared: tuple[np.ndarray, np.ndarray], found: "_Found") -> None:
         """Goes through the rows that agree with others in a band, and judges each by the kept ones among these."""

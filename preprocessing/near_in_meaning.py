@@ -34,7 +34,7 @@ class NearInMeaning:
 
     name = "near-in-meaning"
 
-    def __init__(self, embed: Embed, threshold: float = 0.95) -> None:
+    def __init__(self, embed: Embed, threshold: float = 0.97) -> None:
         if not 0 < threshold <= 1:
             raise UserError(f"near-in-meaning wants a threshold above 0 and 1 at most, got {threshold}")
         self.embed, self.threshold = embed, threshold

@@ -5,6 +5,10 @@ Out   nothing.
 Run   `pytest tests/test_prep_balance.py`
 """
 
+import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +28,8 @@ from training.batch_plan import BatchPlan
 from training.config import TrainConfig
 from training.data import prepare_data
 from training.weights import drawn_as, with_weights
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def drawn(rows: dict[str, int], **settings: Any) -> dict[str, int]:
@@ -169,6 +175,22 @@ def test_a_run_follows_the_weights_of_its_files_and_goes_on_only_with_them(
         assert len(taken) == 20 + 20 * (weight or 1)
         content.add(data.train.info.description)
     assert len(content) == 3
+
+
+@pytest.mark.slow
+def test_a_whole_run_takes_as_many_steps_as_the_weights_ask_for(
+    scenarios: list[Record], tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    rows = [replace(record, weight=2.0 if row % 2 else None) for row, record in enumerate(scenarios[:40])]
+    write_records(tmp_path / "rows.jsonl", rows)
+    fields = {"preset": "redheart-tiny", "tokenizer": tokenizer_dir, "output_dir": tmp_path / "out", "batch_size": 4}
+    settings = [f"--{name}={value}" for name, value in fields.items()]
+    command = [sys.executable, "training/train.py", *settings, f"--train=[records={tmp_path / 'rows.jsonl'}]"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=110)
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert max(json.loads(line).get("step", 0) for line in lines) == (20 + 2 * 20) // 4
 
 
 def test_a_record_made_here_has_no_weight() -> None:

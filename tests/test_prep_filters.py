@@ -5,7 +5,10 @@ Out   nothing.
 Run   `pytest tests/test_prep_filters.py`
 """
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +166,25 @@ def test_nothing_that_people_said_of_a_text_is_lost(scenarios: list[Record]) -> 
     assert len(rejected) > 200
     # A second round finds nothing more.
     assert parted(Duplicates(), kept) == (kept, [])
+
+
+def test_a_disk_without_room_is_told_and_nothing_goes_on_without_it(tmp_path: Path) -> None:
+    # The limit of a process on what it writes stands for the disk's.
+    code = """
+import resource
+from preprocessing import filters
+from preprocessing.errors import run
+from preprocessing.records import Record
+filters.CACHE_KIB = 64
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, 2**18))
+rows = (Record(id="a", reader="a", language="en", text=f"text {n}", source="f", row=1) for n in range(10**6))
+run(lambda: print(sum(1 for _ in filters.Duplicates()(rows))))
+"""
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=100)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"cannot be kept in {tmp_path}" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_records_come_off_the_disk_as_they_went_there(scenarios: list[Record]) -> None:

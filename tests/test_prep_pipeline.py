@@ -181,7 +181,7 @@ def test_a_damaged_data_set_is_not_trained_on(tmp_path: Path):
         (["--data", "scenarios=nowhere.jsonl"], "there is no file nowhere.jsonl"),
         (["--data", SOURCE, SOURCE], "name the same rows"),
         (["--data"], "--data names no source"),
-        (["--data", SOURCE, "--steps", "[langage]"], "there is no step 'langage'; did you mean 'language'?"),
+        (["--data", SOURCE, "--steps", "[lengths]"], "there is no step 'lengths'; did you mean 'length'?"),
         (["--data", SOURCE, "--most-characters", "1"], "the first must not be above the second"),
         (["--data", SOURCE, "--languages", "[ko]", "--least-characters", "4000"], "no row is left"),
         (["--data", SOURCE, "--unreliable", "[vad]"], "nothing is asked without enrich"),
