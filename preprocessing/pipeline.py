@@ -4,7 +4,7 @@ In    sources, a language model's folder if labels are to be filled in; recipe o
 Out   OUTPUT with Parquet shards, README.md, rejected.jsonl and manifest.json; OUTPUT.answers beside it.
 Run   `python -m preprocessing.pipeline --data scenarios=data/scenarios/train.jsonl --output outputs/mine`
 
-read → filter → retrieve → enrich → parse → balance → encode, in this order, below. A process that is killed at any
+read → filter → enrich → merge → balance → encode, in this order, below. A process that is killed at any
 moment leaves what it did to the next; two that run at a time share the rows between them. Either way the data set has
 the same bytes as from one process that was left alone.
 """
