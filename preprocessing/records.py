@@ -8,11 +8,13 @@ Run   `python -m preprocessing.readers scenarios=data/scenarios/dev.jsonl` reads
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from preprocessing.errors import BadRow
 from preprocessing.files import write_lines
+from preprocessing.origins import origin_faults
 from preprocessing.text import clean, listed, name_fault, text_fault
 from redheart_hf.labels import (
     CIRCUMSTANCES,
@@ -82,10 +84,16 @@ class Record:
     """Two records that share a key hold the same text in other words or another language."""
     group: str | None = None
     """Records of one group are never separated by a hold-out."""
+    origins: dict[str, str] = field(default_factory=dict)
+    """Label -> where it comes from: llm:MODEL@HASH/PROMPT@VERSION or derived. Not named here: from people."""
+    confidence: dict[str, float] = field(default_factory=dict)
+    """Label -> how far answers about it agreed, in [0, 1]; of labels in `origins` only."""
+    weight: float | None = None
+    """How often the record comes in an epoch, once where there is none; set by preprocessing/balance.py."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form: fields without a value are left out."""
-        return {name: value for name, value in asdict(self).items() if value is not None and value != []}
+        return {name: value for name, value in asdict(self).items() if value not in (None, [], {})}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Record":
@@ -142,6 +150,9 @@ def _faults(record: Record) -> Iterator[str]:
         yield f"wrong-type: same_as is {record.same_as!r:.80}, not a list of strings"
     else:
         yield from filter(None, (name_fault("same_as", key) for key in record.same_as))
+    weight = record.weight
+    if weight is not None and (type(weight) not in (int, float) or not 0 < weight < inf):
+        yield f"label-out-of-range: weight is {weight!r:.80}; it must be a number above 0"
     if record.language not in LANGUAGES:
         yield f"unknown-label: language is {record.language!r:.40}, not one of {', '.join(LANGUAGES)}"
     if fault := _turns_fault(record):
@@ -159,6 +170,8 @@ def _faults(record: Record) -> Iterator[str]:
         elif name == "circumstances" and min(values[1:]) < 0:
             yield f"label-out-of-range: circumstances after intensity must be 0 or more: {values}"
     yield from _action_faults(record)
+    held = {name for name in (*RANGES, "actions") if getattr(record, name) is not None}
+    yield from origin_faults(record.origins, record.confidence, held)
 
 
 def cleaned(record: Record) -> Record:

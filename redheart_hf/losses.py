@@ -8,6 +8,9 @@ A term's loss is its sum divided by its count. Counting is apart from summing, s
 whole accumulation group and of all processes: then several small batches give the gradient of one large one. An absent
 label adds exactly zero to sum, count and gradient.
 
+A label may be weighed: `NAME_weights` (rows, 1) beside the label NAME enters sum and count alike, so that a term's
+loss is the weighted mean. Where there are none, every label counts one.
+
 Sources: focal, Lin et al. 2017 (arXiv 1708.02002), in the form for soft labels of Li et al. 2020 (arXiv 2006.04388);
 beta-NLL, Seitzer et al. 2022 (arXiv 2203.09168); quantile Huber, Dabney et al. 2018 (arXiv 1710.10044); choice between
 two utilities, Bradley and Terry 1952; router z-loss, Zoph et al. 2022 (arXiv 2202.08906).
@@ -93,11 +96,13 @@ def polarity_targets(basic_emotions: torch.Tensor) -> torch.Tensor:
     return torch.stack([basic_emotions[:, indices].amax(dim=-1) for indices in of_polarity], dim=-1)
 
 
-def masked_sum(loss_of, targets: torch.Tensor) -> torch.Tensor:
-    """Sum of `loss_of(targets)` where targets are not NaN; zero loss and zero gradient where they are."""
+def masked_sum(loss_of, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Sum of `loss_of(targets)` where targets are not NaN, by weights (rows, 1) if given; zero loss and zero gradient
+    where they are."""
     present = ~torch.isnan(targets)
     losses = loss_of(torch.where(present, targets, torch.zeros_like(targets)))
-    return torch.where(present, losses, torch.zeros_like(losses)).sum()
+    losses = torch.where(present, losses, torch.zeros_like(losses))
+    return losses.sum() if weights is None else (losses * weights).sum()
 
 
 def terms_of(config: RedHeartConfig) -> tuple[str, ...]:
@@ -107,19 +112,19 @@ def terms_of(config: RedHeartConfig) -> tuple[str, ...]:
     return terms if config.router_scores == "softmax" else tuple(term for term in terms if term != ROUTER_TERM)
 
 
-def label_counts(labels: Mapping[str, torch.Tensor], num_sequences: int) -> dict[str, int]:
-    """How many labels each term has in one batch; the router's count is the number of sequences."""
-    counts = {ROUTER_TERM: num_sequences}
+def label_counts(labels: Mapping[str, torch.Tensor], num_sequences: int) -> dict[str, float]:
+    """How many labels each term has in one batch, by their weights; the router's count is the number of sequences."""
+    counts: dict[str, float] = {ROUTER_TERM: num_sequences}
     for term, name in LABEL_OF_TERM.items():
         label = labels.get(name)
         if label is None:
             counts[term] = 0
         elif term == "preference":
             counts[term] = len(label)
-        elif term == "polarity":
-            counts[term] = int((~torch.isnan(polarity_targets(label))).sum())
         else:
-            counts[term] = int((~torch.isnan(label)).sum())
+            present = ~torch.isnan(polarity_targets(label) if term == "polarity" else label)
+            weights = labels.get(f"{name}_weights")
+            counts[term] = int(present.sum()) if weights is None else float((present * weights).sum())
     return counts
 
 
@@ -180,7 +185,10 @@ def loss_sums(
         else:
             targets = polarity_targets(labels[name]) if term == "polarity" else labels[name]
             loss_of = LOSS_OF_TERM[term]
-            sums[term] = masked_sum(lambda present, loss_of=loss_of: loss_of(outputs, present, config), targets)
+            weights = labels.get(f"{name}_weights")
+            sums[term] = masked_sum(
+                lambda present, loss_of=loss_of: loss_of(outputs, present, config), targets, weights
+            )
     return sums
 
 

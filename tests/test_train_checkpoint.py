@@ -155,7 +155,7 @@ def test_two_folders_change_places(tmp_path: Path):
 
 
 def test_two_renames_do_where_folders_cannot_change_places(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("training.checkpoint.exchange", lambda one, other: False)
+    monkeypatch.setattr("preprocessing.folders.exchange", lambda one, other: False)
     folder = made(tmp_path, 2) / "checkpoint-2"
     write_folder(folder, write_two, {"step": 3})
     folder.rename(tmp_path / ".checkpoint-2.old")  # as a kill between the two leaves it

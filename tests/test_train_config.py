@@ -66,6 +66,7 @@ FIELDS = [
     "max_grad_norm",
     "loss_weighting",
     "loss_weights",
+    "origin_weights",
     "memory_refresh_steps",
     "class_balance",
     "seed",

@@ -20,6 +20,7 @@ import torch
 from accelerate.utils import set_seed
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from preprocessing import folders
 from preprocessing.encode import encode
 from preprocessing.errors import run
 from preprocessing.readers import parse_source, read
@@ -126,7 +127,7 @@ def one_life(spec: dict[str, Any]) -> None:
 
 def kill_in_flush(number: int) -> None:
     """End this process at its `number`-th flush of a file: somewhere inside a save."""
-    flush, calls = checkpoint.flush_to_disk, [0]
+    flush, calls = folders.flush_to_disk, [0]
 
     def flush_or_die(path: Path) -> None:
         calls[0] += 1
@@ -134,7 +135,7 @@ def kill_in_flush(number: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         flush(path)
 
-    checkpoint.flush_to_disk = flush_or_die
+    folders.flush_to_disk = flush_or_die
 
 
 def wait_for_line(process: int, metrics: Path, lines: int) -> None:

@@ -4,34 +4,40 @@ In    a folder, a function that writes into it; or a folder to read.
 Out   checkpoint-STEP with manifest.json (size and SHA-256 of every file); the newest valid one.
 Run   `python -c "from training.checkpoint import verify; verify('outputs/main/checkpoint-200')"`
 
-A checkpoint is written to a hidden folder beside its place, every file is flushed to the disk, the manifest is written
-last, and the folder changes places with the old one in one act of the file system. A kill at any moment leaves either
-the old state or the new one. (Where the system knows no such act, two renames do it; a kill between them leaves the
-old state hidden until the next save finds it.) A folder without a manifest does not exist for us; one whose files
-differ from its manifest is damaged and raises. Nothing is pickled: tensors are safetensors, the rest is JSON.
+A checkpoint is written by preprocessing/folders.py: a kill at any moment leaves either the old state or the new one.
+A folder without a manifest does not exist for us; one whose files differ from its manifest is damaged and raises.
+Nothing is pickled: tensors are safetensors, the rest is JSON.
 """
 
-import ctypes
-import errno
-import hashlib
-import json
-import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch.distributed.tensor import DTensor
 
-from preprocessing.errors import REMEDIES, UserError
+from preprocessing.errors import UserError
+from preprocessing.folders import MANIFEST, exchange, free_mib, read_manifest, seal, verify, write_folder
 from training.sharding import piece, put
 
-MANIFEST = "manifest.json"
+__all__ = [
+    "MANIFEST",
+    "checkpoints",
+    "exchange",
+    "find_checkpoint",
+    "free_mib",
+    "load_optimizer",
+    "optimizer_tensors",
+    "read_manifest",
+    "remove_oldest",
+    "seal",
+    "step_of",
+    "verify",
+    "write_folder",
+]
+
 PREFIX = "checkpoint-"
-AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 def step_of(folder: Path) -> int:
@@ -43,134 +49,6 @@ def checkpoints(output_dir: Path) -> list[Path]:
     """Folders checkpoint-STEP that have a manifest, oldest first."""
     found = [folder for folder in output_dir.glob(PREFIX + "*") if step_of(folder) >= 0]
     return sorted((folder for folder in found if (folder / MANIFEST).is_file()), key=step_of)
-
-
-def file_digest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_folder(target: Path, write: Callable[[Path], None], facts: dict[str, Any] | None = None) -> None:
-    """Make `target` hold what `write` puts into an empty folder, and a manifest, or leave everything as it was.
-
-    Raises UserError when the disk is full or the place cannot be written.
-    """
-    staging = target.parent / f".{target.name}.partial"
-    retired = target.parent / f".{target.name}.old"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if retired.exists() and not target.exists():  # a kill came between the two renames of `put_in_place`
-            retired.rename(target)
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-        write(staging)
-        seal(staging, facts or {})
-    except Exception as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        # Tokenizers reports a full disk as a plain Exception that ends in "(os error 28)".
-        if not isinstance(error, (OSError, SafetensorError)) and "os error" not in str(error):
-            raise
-        remedy = REMEDIES.get(getattr(error, "errno", None) or 0, "make room or name another place, and start again")
-        raise UserError(
-            f"could not save {target}: {error} ({free_mib(target.parent)} MiB are free there). What was saved before "
-            f"is untouched; {remedy}"
-        ) from error
-    put_in_place(staging, target, retired)
-
-
-def seal(folder: Path, facts: dict[str, Any]) -> None:
-    """Write the manifest of what is in `folder`, and have all of it on the disk."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    manifest = {"facts": facts, "files": {str(path.relative_to(folder)): file_digest(path) for path in files}}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    readable = (folder / MANIFEST).stat().st_mode  # safetensors writes for the owner alone, unlike all others
-    for path in files:
-        path.chmod(readable)
-    for path in [*files, folder / MANIFEST, folder]:
-        flush_to_disk(path)
-
-
-def put_in_place(staging: Path, target: Path, retired: Path) -> None:
-    """Let `staging` become `target`; what was there goes, by way of `retired` where it cannot go in one act."""
-    if target.exists() and exchange(staging, target):
-        flush_to_disk(target.parent)
-        shutil.rmtree(staging, ignore_errors=True)
-        return
-    if target.exists():
-        shutil.rmtree(retired, ignore_errors=True)
-        target.rename(retired)
-    staging.rename(target)
-    flush_to_disk(target.parent)
-    shutil.rmtree(retired, ignore_errors=True)
-
-
-def exchange(one: Path, other: Path) -> bool:
-    """Let two folders change places in one act (renameat2 of Linux); False where that is not known, and nothing done.
-
-    Raises OSError for all other reasons why it cannot be.
-    """
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is None:
-        return False
-    if renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):  # an old kernel, or a file system without it
-        return False
-    raise OSError(code, os.strerror(code), str(other))
-
-
-def free_mib(folder: Path) -> int:
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(existing).free // 2**20
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """`facts` and `files` of a folder's manifest; raises UserError when it has none, or a damaged one."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise UserError(f"{folder} is not a whole checkpoint: it has no {MANIFEST}")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        facts, files = manifest["facts"], manifest["files"]
-        if not isinstance(facts, dict) or not files:
-            raise ValueError("it lists no files" if not files else f"its facts are {facts!r}")
-        for name, digest in files.items():
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise ValueError(f"it names {name!r}, outside the folder")
-            if not isinstance(digest, dict) or set(digest) != {"bytes", "sha256"}:
-                raise ValueError(f"of {name!r} it says {digest!r}")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{path} is damaged: {type(error).__name__}: {error}; remove {folder}, or bring back a copy of it"
-        ) from error
-    return manifest
-
-
-def verify(folder: Path | str, suffix: str = "") -> dict[str, Any]:
-    """The facts of a folder's manifest; raises UserError naming the first file (ending in `suffix`) that differs."""
-    folder = Path(folder)
-    manifest = read_manifest(folder)
-    for name, digest in manifest["files"].items():
-        if not name.endswith(suffix):
-            continue
-        path = folder / name
-        actual: dict[str, Any] = file_digest(path) if path.is_file() else {"bytes": 0, "sha256": "missing"}
-        if actual != digest:
-            raise UserError(
-                f"{path} is damaged: {actual['bytes']} bytes, SHA-256 {actual['sha256'][:12]}; the manifest says "
-                f"{digest['bytes']}, {str(digest['sha256'])[:12]}. Remove {folder} to go on from an older checkpoint, "
-                "or bring back a copy of it"
-            )
-    return manifest["facts"]
 
 
 def find_checkpoint(output_dir: Path, resume: str) -> Path | None:

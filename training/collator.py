@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from preprocessing.origin_weights import LABELS
 from redheart_hf.labels import (
     CIRCUMSTANCES,
     CULTURE,
@@ -34,6 +35,8 @@ TEXT_LABELS = {  # of the text itself
     "culture": len(CULTURE),
     "regret": len(VIEWS),
 }
+WEIGHTS = "origin_weights"
+"""Column of a dataset of which some labels count more than others: a weight for each of `LABELS`."""
 DEED_LABELS = {"circumstances": len(CIRCUMSTANCES), "acceptability": len(ETHICS_EXPERTS)}  # of the chosen action
 
 
@@ -72,6 +75,7 @@ class Collator:
                 labels["utility_views"][row + 1 + position] = as_tensor(utility)
             if record["is_pair"]:
                 pairs.append((row, row + 1))
+        labels |= label_weights(records, first_row, num_sequences)
         labels["preference"] = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
         return labels
 
@@ -84,6 +88,8 @@ class Collator:
             return
         widest = max(len(record["sequences"]) - 1 for record, _ in groups)
         alternatives = torch.full((len(groups), widest), -1, dtype=torch.long)
+        if weights := [weights_in(record)["regret"] for record, _ in groups if WEIGHTS in record]:
+            batch["labels"]["alternatives_regret_weights"] = torch.tensor(weights).unsqueeze(-1)
         regret = torch.full((len(groups), len(VIEWS)), float("nan"))
         for index, (record, row) in enumerate(groups):
             actions = len(record["sequences"]) - 1
@@ -104,6 +110,23 @@ class Collator:
         if dialogues:
             longest = max(map(len, dialogues))
             batch["turns"] = torch.tensor([rows + [-1] * (longest - len(rows)) for rows in dialogues])
+
+
+def label_weights(records: list[dict], first_row: list[int], num_sequences: int) -> dict[str, torch.Tensor]:
+    """NAME_weights (N, 1) of each label, where the dataset has weights: how much the labels of a record count."""
+    if WEIGHTS not in records[0]:
+        return {}
+    names = (*TEXT_LABELS, *DEED_LABELS, "utility_views")
+    weights = {name: torch.ones(num_sequences, 1) for name in names}
+    for record, row in zip(records, first_row, strict=True):
+        rows = slice(row, row + len(record["sequences"]))  # a label of the record is of one of its rows
+        for name in names:
+            weights[name][rows] = weights_in(record)["actions" if name == "utility_views" else name]
+    return {f"{name}_weights": value for name, value in weights.items()}
+
+
+def weights_in(record: dict[str, Any]) -> dict[str, float]:
+    return dict(zip(LABELS, record[WEIGHTS], strict=True))
 
 
 def as_tensor(values: list[float | None]) -> torch.Tensor:

@@ -111,6 +111,10 @@ class TrainConfig:
     loss_weights: dict[str, float] = field(default_factory=dict)
     """TERM: FACTOR, fixed and besides the above; terms are listed in redheart_hf/losses.py."""
 
+    origin_weights: dict[str, float] = field(default_factory=dict)
+    """ORIGIN: WEIGHT of labels by where they come from: human (1 by default), llm (0.5), derived (0.5). At 0 they are
+    left out. Only what people or a source gave is judged by, whatever is set here."""
+
     memory_refresh_steps: int = 100
     """Steps between refreshes of the scenario memory, if the model has one: texts of that step take the place of what
     is looked at least; 0 leaves it to learn by itself."""

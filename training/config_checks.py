@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 from preprocessing.errors import UserError
+from preprocessing.origin_weights import complete
 from redheart_hf.losses import TERMS
 from training.batch_plan import as_list
 
@@ -57,6 +58,7 @@ def check(config: "TrainConfig") -> None:
     check_balance(config)
     check_rows(config)
     check_loss_weights(config)
+    complete(config.origin_weights)
 
 
 def check_low_memory(config: "TrainConfig") -> None:

@@ -5,17 +5,19 @@ Out   an encoded training set; dev records per reader; rejected.jsonl, holdout.j
 Run   through training/train.py; `python -m preprocessing.readers READER=PATH` shows what a source holds.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from preprocessing.encode import encode
 from preprocessing.errors import UserError
+from preprocessing.origin_weights import LABELS, ONLY_HUMAN, complete, counted_only, weights_of
 from preprocessing.overlap import find_overlaps, hold_out, without_overlaps
 from preprocessing.readers import parse_source, read, write_rejected
 from preprocessing.records import NULLABLE, RANGES, Record, by_reader, write_records
@@ -23,10 +25,12 @@ from preprocessing.sources import refuse_repeated
 from redheart_hf import RedHeartConfig
 from redheart_hf.labels import EMOTION_FIELDS, ETHICS_EXPERTS, VAD
 from redheart_hf.losses import TERMS
+from training.collator import WEIGHTS
 from training.config import TrainConfig
 from training.figures import check_measurable
 from training.inference import check_turns
 from training.report import write_json
+from training.weights import with_weights
 
 TERM_OF_LABEL = {"regret": "text_regret"}
 """Labels that are not learned by the term of their own name."""
@@ -120,15 +124,34 @@ def take_holdouts(
     return held_out
 
 
+def with_origin_weights(dataset: Dataset, records: list[Record], weights: Mapping[str, float]) -> Dataset:
+    """The encoded records with a column of weights, if a label of any counts more or less than one."""
+    said = [weights_of(record, weights) for record in records]
+    if not any(said):
+        return dataset
+    column = [[of.get(label, 1.0) for label in LABELS] for of in said]
+    weighed = dataset.add_column(WEIGHTS, column, feature=List(Value("float32")))
+    digest = hashlib.blake2b(json.dumps(column).encode(), digest_size=8).hexdigest()
+    weighed.info.description = f"{dataset.info.description}-{digest}"
+    return weighed
+
+
+def counted(records: dict[str, list[Record]], weights: Mapping[str, float]) -> dict[str, list[Record]]:
+    """By reader, the records without labels whose origin weighs nothing."""
+    return {reader: list(counted_only(rows, weights)) for reader, rows in records.items()}
+
+
 def prepare_data(
     config: TrainConfig, model_config: RedHeartConfig, tokenizer: PreTrainedTokenizerBase, write: bool
 ) -> RunData:
-    """Read, hold out, take what dev shares with train out of dev, encode; reports are written where `write`."""
+    """Read, hold out, weigh, take what dev shares with train out of dev, encode; reports are written where `write`."""
     rejected: list = []
     refuse_repeated([parse_source(source) for source in [*config.train, *config.dev]])
-    train = read_sources(config.train, rejected)
+    weights = complete(config.origin_weights)
+    train = counted(read_sources(config.train, rejected), weights)
     dev = read_sources(config.dev, rejected)
     held_out = take_holdouts(train, dev, config)
+    dev = counted(dev, ONLY_HUMAN)
     all_train = [record for records in train.values() for record in records]
     all_dev = [record for records in dev.values() for record in records]
     check_turns(all_train + all_dev, model_config)
@@ -141,6 +164,7 @@ def prepare_data(
     dev = by_reader(kept)
     check_measurable(dev)
     dataset = encode(all_train, tokenizer, model_config.max_length, model_config.text_prefix, num_proc=config.num_proc)
+    dataset = with_weights(with_origin_weights(dataset, all_train, weights), all_train)
     counts = {reader: len(records) for reader, records in train.items()}
     report = {
         "train": counts,

@@ -42,6 +42,7 @@ from training.scenario_slots import ScenarioSlots
 from training.sharding import is_sharded, shared, whole
 from training.surd_targets import SurdTargets
 from training.watchdog import Watchdog
+from training.weights import drawn_as
 
 MAX_SKIPPED_IN_A_ROW = 10
 
@@ -60,12 +61,13 @@ class TrainLoop:
     ):
         self.accelerator, self.config, self.dataset, self.evaluate = accelerator, config, dataset, evaluate
         self.collator, self.output_dir = collator, Path(config.output_dir)
+        names, passes = drawn_as(dataset, config.passes)
         self.plan = BatchPlan(
             dataset["length"],
-            dataset["reader"],
+            names,
             config.batch_size,
             config.seed,
-            config.passes,
+            passes,
             config.gradient_accumulation_steps,
             config.bucket_batches,
             accelerator.process_index,

@@ -33,6 +33,7 @@ from training.memory_search_gpu import settle_swap
 from training.native import has_compiler
 from training.run_facts import check_memory
 from training.sharding import is_sharded
+from training.weights import drawn_as
 
 GIB = 2**30
 JUDGED = ("acceptability", "preference")  # terms whose labels the SURD head's targets come from
@@ -125,12 +126,13 @@ def plan_with(
     data: RunData, collator: Collator, model_config: RedHeartConfig, device: torch.device, config: TrainConfig
 ) -> MemoryPlan:
     """The plan of a run with these data and this config."""
+    names, passes = drawn_as(data.train, config.passes)
     plan = BatchPlan(
         data.train["length"],
-        data.train["reader"],
+        names,
         config.batch_size,
         config.seed,
-        config.passes,
+        passes,
         config.gradient_accumulation_steps,
         config.bucket_batches,
     )

@@ -9,11 +9,14 @@ Run   python -m training.predict --model outputs/main/final "I never called her 
       python -m training.predict --model outputs/main/final "He found a wallet." \\
           --action "Hand it in" --action "Keep the money" --chosen 1
       python -m training.predict --model DIR "괜찮아." --turn "무슨 일 있어?" --turn "아니, 아무 일도."
+      python -m training.predict --model DIR --similar INDEX "He found a wallet."
 
 An emotion counts as present from its threshold in the model's config (0.5 where it has none). Valence, arousal and
 dominance come with the model's own standard deviation. Utility is the sum of the seven contributions. Circumstances,
 utility and acceptability are those of the chosen action, without --chosen those of the text. Each action's regret is
-what having chosen it would cost against the best of them. What the model was never trained on is null.
+what having chosen it would cost against the best of them. With --similar the nearest texts of an index
+(training/similar.py) are shown with their labels, which take no part in the prediction. What the model was never
+trained on is null.
 
 Exit codes: 0 done, 1 a fault of the program, 2 something you can mend.
 """
@@ -21,9 +24,15 @@ Exit codes: 0 done, 1 a fault of the program, 2 something you can mend.
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from preprocessing.errors import UserError, run
+from redheart_hf import RedHeartForMultiTask
 from training.loading import load_model
 from training.predict_text import as_text
 from training.prediction import make_record, predict
@@ -50,6 +59,17 @@ def check_choice(actions: list[str], chosen: int | None) -> None:
         raise UserError(f"--chosen {chosen} is not among the actions 0 to {len(actions) - 1}")
 
 
+def similar_texts(
+    folder: Path, model: RedHeartForMultiTask, tokenizer: PreTrainedTokenizerBase
+) -> Callable[[str], list[dict[str, Any]]]:
+    """What finds a text's nearest in the index, with the encoder that the model reads with."""
+    from preprocessing.retrieval import load  # the extra retrieval, which others need not have
+    from training.text_vectors import of_model
+
+    index, vectors = load(folder), of_model(model, tokenizer)
+    return lambda text: [asdict(near) for near in index.search(vectors([text]), vectors.encoder)[0]]
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -63,6 +83,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--turn", action="append", default=[], metavar="TEXT", help="what was said before the text, the oldest first"
     )
+    parser.add_argument("--similar", type=Path, metavar="INDEX", help="show the nearest texts of an index")
     parser.add_argument("--json", action="store_true", help="one JSON object a text, one a line")
     arguments = parser.parse_intermixed_args()
     check_choice(arguments.action, arguments.chosen)
@@ -77,8 +98,11 @@ def main() -> None:
     for text in texts:
         make_record(text, arguments.action, 0 if arguments.action else None, arguments.turn)
     model, tokenizer = load_model(arguments.model, mode="dialogue" if arguments.turn else "inference")
+    find = None if arguments.similar is None else similar_texts(arguments.similar, model, tokenizer)
     for text in texts:
         result = predict(model, tokenizer, text, arguments.action, arguments.chosen, arguments.turn)
+        if find is not None:
+            result["similar"] = find(text)
         if result["truncated"]:
             limit = f"the {model.config.max_length} tokens the model reads"
             print(f"note: {text[:40]!r} is longer than {limit}; the rest was cut off", file=sys.stderr)

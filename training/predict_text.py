@@ -9,11 +9,18 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from redheart_hf.labels import VIEWS
+from redheart_hf.labels import CIRCUMSTANCES, CULTURE, EMOTION_FIELDS, ETHICS_EXPERTS, VAD, VIEWS
 
 BAR = 20
 UNTRAINED = "  not trained: no label of this kind was in the training data"
 LABEL = 24
+NAMES = {
+    "vad": VAD,
+    "culture": CULTURE,
+    "circumstances": CIRCUMSTANCES,
+    "acceptability": ETHICS_EXPERTS,
+    "regret": VIEWS,
+}
 FIELDS = {
     "basic_emotions": "Basic emotions",
     "fine_emotions": "Fine emotions (GoEmotions)",
@@ -45,7 +52,7 @@ def line(label: str, rest: str) -> str:
 def as_text(result: Mapping[str, Any]) -> str:
     """All parts, one under the other."""
     lines = [result["text"], ""]
-    lines += emotions(result) + feelings(result) + ethics(result) + regret(result)
+    lines += emotions(result) + feelings(result) + ethics(result) + regret(result) + similar(result)
     return "\n".join(lines) + "\n"
 
 
@@ -118,6 +125,30 @@ def regret(result: Mapping[str, Any]) -> list[str]:
         lines.append(line("utility", in_columns(action["utility"].values(), "{:>+z12.2f}")))
         lines.append(line("regret if chosen", in_columns(action["regret"].values(), "{:>12.2f}")))
     return lines
+
+
+def similar(result: Mapping[str, Any]) -> list[str]:
+    """The nearest texts of an index, with what their labels say; nothing where none was asked for."""
+    if "similar" not in result:
+        return []
+    lines = ["Similar texts, by cosine, and their labels"]
+    for near in result["similar"]:
+        lines.append(f"  {near['similarity']:.2f}  {near['text']}  ({near['id']})")
+        lines += [
+            f"        {name}: {said}" for name, values in near["labels"].items() if (said := named(name, values))
+        ]
+    return lines
+
+
+def named(label: str, values: Any) -> str:
+    """Labels of a record in words: names of what is above zero of the emotions, all numbers of the rest."""
+    if label in EMOTION_FIELDS:
+        found = [f"{name} {value:.2f}" for name, value in zip(EMOTION_FIELDS[label], values, strict=True) if value > 0]
+        return ", ".join(found)
+    if label in NAMES:
+        known = zip(NAMES[label], values, strict=True)
+        return ", ".join(f"{name} {value:+z.2f}" for name, value in known if value is not None)
+    return "; ".join(values) if label == "actions" else str(values)
 
 
 def in_columns(values: Any, form: str = "{:>12}") -> str:

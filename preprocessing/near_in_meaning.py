@@ -1,0 +1,90 @@
+"""Sets aside texts that say in other words what an earlier one says, by the cosine of their vectors.
+
+In    records, one after another; what turns texts into vectors (training/text_vectors.py).
+Out   the same records or `Rejected`.
+Run   through preprocessing/pipeline.py
+
+Each row is compared with all that were kept before it, so that time goes with the square of the rows (figures in
+docs/preprocessing-steps.md), and memory holds 4 bytes for each of D numbers and kept row. As with near-duplicates in
+letters, a row goes only if the earlier one has each of its labels with the same value.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import faiss
+import numpy as np
+
+from preprocessing.errors import UserError
+from preprocessing.filters import labels_of
+from preprocessing.readers import Rejected
+from preprocessing.records import Record
+from preprocessing.steps import set_aside
+
+BATCH = 256
+NEAREST = 8
+"""Earlier rows that are looked at for one with the same labels."""
+Embed = Callable[[list[str]], np.ndarray]
+"""Texts to vectors (texts, D) of length one."""
+
+
+class NearInMeaning:
+    """Judges records by their `text` alone; those with a second part, a worse text, turns or actions pass."""
+
+    name = "near-in-meaning"
+
+    def __init__(self, embed: Embed, threshold: float = 0.97) -> None:
+        if not 0 < threshold <= 1:
+            raise UserError(f"near-in-meaning wants a threshold above 0 and 1 at most, got {threshold}")
+        self.embed, self.threshold = embed, threshold
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, records: Iterable[Record]) -> Iterator[Record | Rejected]:
+        remaining = iter(records)
+        index: faiss.IndexFlatIP | None = None
+        kept: list[_Kept] = []
+        while batch := list(islice(remaining, BATCH)):
+            vectors = np.ascontiguousarray(self.embed([record.text for record in batch]), dtype=np.float32)
+            if index is None:
+                index = faiss.IndexFlatIP(vectors.shape[1])
+            before = len(kept)
+            earlier = _earlier(index, vectors, self.threshold)
+            among = vectors @ vectors.T
+            added: list[int] = []
+            for row, record in enumerate(batch):
+                if record.text_pair or record.worse or record.turns or record.actions:
+                    yield record
+                    continue
+                alike = [(score, kept[place]) for score, place in earlier[row]]
+                alike += [
+                    (float(among[row, other]), kept[before + place])
+                    for place, other in enumerate(added)
+                    if among[row, other] >= self.threshold
+                ]
+                said = frozenset((label, repr(value)) for label, value in labels_of(record))
+                covering = [(score, name) for score, (name, labels) in alike if said <= labels]
+                if covering:
+                    score, name = max(covering)
+                    yield set_aside(record, "same-meaning", f"{score:.3f} like {name}")
+                    continue
+                if alike:
+                    self.counts["kept: like an earlier text, with other labels"] += 1
+                kept.append((record.id, said))
+                added.append(row)
+                yield record
+            index.add(vectors[added])
+
+
+_Kept = tuple[str, frozenset[tuple[str, str]]]
+
+
+def _earlier(index: faiss.IndexFlatIP, vectors: np.ndarray, threshold: float) -> list[list[tuple[float, int]]]:
+    """For each vector (score, place) of up to `NEAREST` kept rows that reach the threshold."""
+    if not index.ntotal:
+        return [[] for _ in vectors]
+    scores, places = index.search(vectors, min(NEAREST, index.ntotal))
+    return [
+        [(float(score), int(place)) for score, place in zip(*found, strict=True) if score >= threshold]
+        for found in zip(scores, places, strict=True)
+    ]

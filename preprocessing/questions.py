@@ -1,0 +1,80 @@
+"""The questions of a job: each prompt of its recipe to its language model.
+
+In    a JobConfig with `enrich`.
+Out   an `Asker`, or a UserError for a model or a prompt that does not serve.
+Run   through preprocessing/pipeline.py
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+from preprocessing.answers import AnswerCache, Given
+from preprocessing.asking import Asker
+from preprocessing.errors import UserError
+from preprocessing.records import Record
+from preprocessing.settings import JobConfig
+
+_NO_PLACE_FOR_ACTIONS = ("turns", "worse", "circumstances", "acceptability")
+"""What people said of the deed in the text would become a label of the deed as the model words it."""
+_NEEDED = ("bitsandbytes", "gguf", "llguidance")
+
+
+def open_asker(config: JobConfig) -> Asker:
+    """Loads the model first of all: what it lacks is said before hours of reading, not after."""
+    if missing := [name for name in _NEEDED if find_spec(name) is None]:
+        raise UserError(f"enrich needs {', '.join(missing)}: pip install -c constraints.txt -e '.[train,enrich]'")
+    from preprocessing.enrichment import Enricher
+    from preprocessing.llm import load_llm
+
+    assert config.enrich is not None
+    llm = load_llm(config.enrich, config.quantization)
+    questions = [_Question(Enricher(llm, [name], config.decoding())) for name in config.prompts]
+    _refuse_twice(questions)
+    # What was done goes before how it is judged: circumstances are those of the chosen action.
+    questions.sort(key=lambda question: not question.prompt.writes)
+    facts = {
+        "model": f"{llm.name}@{llm.hash}",
+        "quantization": llm.quantization,
+        "prompts": {question.name: question.prompt.hash for question in questions},
+        "decoding": asdict(config.decoding()),
+    }
+    cache = AnswerCache(Path(config.answers or f"{config.output.rstrip('/')}.answers"))
+    return Asker(questions, cache, facts)  # type: ignore[arg-type]
+
+
+class _Question:
+    """One prompt, as preprocessing/asking.py puts it."""
+
+    def __init__(self, enricher: "Enricher"):  # type: ignore[name-defined]  # noqa: F821
+        from preprocessing import enrichment
+
+        self.enricher, self.prompt = enricher, enricher.prompts[0]
+        self.name = self.prompt.name
+        self._merged = enrichment.merged
+        self._answer = enrichment.Answer
+
+    def wants(self, record: Record) -> bool:
+        if self.prompt.writes and any(getattr(record, name) is not None for name in _NO_PLACE_FOR_ACTIONS):
+            return False
+        return any(getattr(record, field) is None for field in self.prompt.fields)
+
+    def key(self, record: Record) -> str:
+        return self.enricher.key(record, self.prompt)
+
+    def ask(self, records: Sequence[Record]) -> list[Given]:
+        """Of all fields of the prompt, labelled or not: the answer may serve another record with the same text."""
+        return [
+            {field: (answer.value, answer.confidence, answer.origin) for field, answer in answers.items()}
+            for answers in self.enricher.answer(records, only_missing=False)
+        ]
+
+    def merged(self, record: Record, given: Given) -> Record:
+        return self._merged(record, {field: self._answer(*values) for field, values in given.items()})
+
+
+def _refuse_twice(questions: Sequence[_Question]) -> None:
+    fields = [field for question in questions for field in question.prompt.fields]
+    if twice := sorted({field for field in fields if fields.count(field) > 1}):
+        raise UserError(f"more than one prompt fills in {', '.join(twice)}; leave all but one out")

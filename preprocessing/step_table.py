@@ -1,0 +1,133 @@
+"""The steps of a job by name, made from its settings.
+
+In    a JobConfig.
+Out   its steps, in the order that it names them; the balance, where it asks for one.
+Run   through preprocessing/pipeline.py
+
+Each is imported when it is wanted: some need packages of the extra prepare.
+"""
+
+import difflib
+import multiprocessing
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import islice
+
+from preprocessing.balance import Balance
+from preprocessing.errors import UserError
+from preprocessing.readers import Rejected
+from preprocessing.records import Record
+from preprocessing.settings import JobConfig
+from preprocessing.steps import Step
+
+_BATCH = 500
+
+
+def steps_of(config: JobConfig) -> list[Step]:
+    """Raises UserError for a step that is not known, settings that cannot be, or a package that is not there."""
+    for name in config.steps:
+        if name not in STEPS:
+            near = difflib.get_close_matches(name, STEPS, n=1)
+            meant = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(STEPS)}"
+            raise UserError(f"there is no step {name!r}; {meant}")
+        if config.steps.count(name) > 1:
+            raise UserError(f"steps names {name} twice; once is enough")
+    try:
+        return [STEPS[name](config) for name in config.steps]
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"a step needs the package {error.name}: pip install -c constraints.txt -e '.[train,prepare]', or leave "
+            "the step out of steps"
+        ) from error
+
+
+def balance_of(config: JobConfig) -> Balance | None:
+    """None where the settings leave every row at once an epoch."""
+    told = (config.temperature_of_sources, config.shares, config.balance_label, config.temperature_of_labels)
+    return None if told == (1.0, {}, None, 1.0) else Balance(*told)
+
+
+def _language(config: JobConfig) -> Step:
+    from preprocessing.filters import Language
+
+    return Language(config.languages)
+
+
+def _length(config: JobConfig) -> Step:
+    from preprocessing.filters import Length
+
+    return Length(config.least_characters, config.most_characters)
+
+
+def _personal_data(config: JobConfig) -> Step:
+    from preprocessing.personal_data import PersonalData
+
+    return PersonalData() if config.num_proc == 1 else Spread(PersonalData(), config.num_proc)
+
+
+def _duplicates(config: JobConfig) -> Step:
+    from preprocessing.filters import Duplicates
+
+    return Duplicates()
+
+
+def _near_duplicates(config: JobConfig) -> Step:
+    from preprocessing.near_duplicates import NearDuplicates
+
+    return NearDuplicates(config.near_threshold, config.num_proc, config.other_labels)
+
+
+STEPS: dict[str, Callable[[JobConfig], Step]] = {
+    "language": _language,
+    "length": _length,
+    "personal-data": _personal_data,
+    "duplicates": _duplicates,
+    "near-duplicates": _near_duplicates,
+}
+
+
+class Spread:
+    """A step that looks at one record at a time, in several processes; what comes out is the same, in the same order.
+
+    At most two batches a process are under way, so that memory does not grow with the rows.
+    """
+
+    def __init__(self, step: Step, num_proc: int):
+        self.step, self.num_proc, self.name = step, num_proc, step.name
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, records: Iterable[Record]) -> Iterator[Record | Rejected]:
+        remaining = iter(records)
+        waiting: deque[Future[tuple[list[Record | Rejected], Counter[str]]]] = deque()
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.num_proc, spawn, initializer=end_with_parent) as pool:
+            while batch := list(islice(remaining, _BATCH)):
+                waiting.append(pool.submit(_batch, self.step, batch))
+                if len(waiting) >= 2 * self.num_proc:
+                    yield from self._next(waiting)
+            while waiting:
+                yield from self._next(waiting)
+
+    def _next(self, waiting: deque[Future[tuple[list[Record | Rejected], Counter[str]]]]) -> list[Record | Rejected]:
+        items, counts = waiting.popleft().result()
+        self.counts += counts
+        return items
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it does, even by SIGKILL: it would wait for work for ever."""
+
+    def wait() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _batch(step: Step, batch: list[Record]) -> tuple[list[Record | Rejected], Counter[str]]:
+    items = list(step(batch))
+    return items, Counter(getattr(step, "counts", {}))

