@@ -1,6 +1,6 @@
 """What each step of a preprocessing job takes a row, at ten thousand, a hundred thousand and a million of them.
 
-In    --data FOLDER with the public files (REDHEART_DATA_DIR); --rows, once or more.
+In    --data FOLDER with the public files (REDHEART_DATA_DIR); --rows and --step, once or more.
 Out   a table: step, rows, seconds by the clock and of the processor, rows a second of the processor, and by how many
       MiB the most memory of its process grew.
 Run   python benchmarks/preprocessing.py --rows 10000 --rows 100000
@@ -120,7 +120,7 @@ def most_resident() -> int:
     return int(line.split()[1])
 
 
-def table(folder: Path, sizes: list[int]) -> None:
+def table(folder: Path, sizes: list[int], steps: list[str]) -> None:
     spawn = multiprocessing.get_context("spawn")
     print(
         f"{'step':16} {'rows':>9} {'passed':>9} {'seconds':>8} {'CPU s':>8} {'rows/s':>8} {'MiB more':>9}", flush=True
@@ -129,7 +129,7 @@ def table(folder: Path, sizes: list[int]) -> None:
         for rows in sizes:
             path = Path(work) / "rows.jsonl"
             write_rows(folder, rows, path)
-            for step in STEPS:
+            for step in steps or STEPS:
                 answer = spawn.Queue()
                 process = spawn.Process(target=measure, args=(step, path, answer))
                 process.start()
@@ -163,6 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("REDHEART_DATA_DIR"))
     parser.add_argument("--rows", type=int, action="append", default=[])
+    parser.add_argument("--step", choices=STEPS, action="append", default=[])
     parser.add_argument("--signatures", action="store_true")
     arguments = parser.parse_args()
     if arguments.data is None:
@@ -172,7 +173,7 @@ def main() -> None:
     if arguments.signatures:
         signatures(arguments.data)
     else:
-        table(arguments.data, arguments.rows or [10_000, 100_000])
+        table(arguments.data, arguments.rows or [10_000, 100_000], arguments.step)
 
 
 if __name__ == "__main__":

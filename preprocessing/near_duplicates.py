@@ -13,15 +13,15 @@ Every row is compared with the rows kept before it, in the order of the file, wh
 alike rows the second goes only if the first has each of its labels with the same value: authors wrote pairs that
 differ in one word and in the judgement for it, and these are what there is to learn.
 
-Records and signatures wait on the disk (bytes a row in docs/preprocessing-steps.md); in memory are 8 bytes a row, 8
-more while a band is sorted, and 8 for each band in which a row agrees with another.
+Records and signatures wait on the disk (figures in docs/preprocessing-steps.md); in memory are 8 bytes a row, some 30
+more while a band is sorted, and 24 for each band in which a row agrees with another.
 """
 
 import json
 import multiprocessing
 import tempfile
 from array import array
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -119,22 +119,29 @@ class NearDuplicates:
 
     def _compare(self, spool: Spool, shared: tuple[np.ndarray, np.ndarray], found: "_Found") -> None:
         """Goes through the rows that agree with others in a band, and judges each by the kept ones among these."""
-        rows, buckets = shared
-        members: defaultdict[int, list[int]] = defaultdict(list)
-        starts = np.flatnonzero(np.diff(rows, prepend=-1))
+        starts = np.flatnonzero(np.diff(shared[0], prepend=-1)).tolist()
+        rows, buckets = (array("i", column.tobytes()) for column in shared)
+        # Kept rows of a bucket as a chain, the last one first: with lists a million rows took 200 MiB more.
+        last = array("i", [-1]) * (max(buckets, default=-1) + 1)
+        before = array("i", [-1]) * len(rows)
 
         @lru_cache(maxsize=REMEMBERED)
         def of(row: int) -> tuple[str, set[str], dict[str, object]]:
             record = spool[row]
             return record.language, _sequences(_text(record), record.language), dict(labels_of(record))
 
-        stops = np.append(starts[1:], len(rows))[: len(starts)]
-        for start, stop in zip(starts, stops, strict=True):
-            row, its_buckets = int(rows[start]), buckets[start:stop].tolist()
-            others = sorted({other for bucket in its_buckets for other in members[bucket]})
-            if not (others and self._drops(spool[row], row, others, found, of)):
-                for bucket in its_buckets:
-                    members[bucket].append(row)
+        for start, stop in zip(starts, [*starts[1:], len(rows)][: len(starts)], strict=True):
+            others = set()
+            for entry in range(start, stop):
+                link = last[buckets[entry]]
+                while link >= 0:
+                    others.add(rows[link])
+                    link = before[link]
+            row = rows[start]
+            if not (others and self._drops(spool[row], row, sorted(others), found, of)):
+                for entry in range(start, stop):
+                    bucket = buckets[entry]
+                    before[entry], last[bucket] = last[bucket], entry
 
     def _drops(self, record: Record, row: int, others: list[int], found: "_Found", of: _Compared) -> bool:
         mine, said = _sequences(_text(record), record.language), dict(labels_of(record))
@@ -204,6 +211,7 @@ def _shared_bands(files: Iterable[IO[bytes]]) -> tuple[np.ndarray, np.ndarray]:
         all_buckets.append(np.unique(buckets, return_inverse=True)[1].astype(np.int32) + np.int32(first))
         first = int(all_buckets[-1].max()) + 1
     rows, buckets = np.concatenate(all_rows), np.concatenate(all_buckets)
+    del all_rows, all_buckets
     by_row = np.argsort(rows, kind="stable")
     return rows[by_row], buckets[by_row]
 

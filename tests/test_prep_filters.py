@@ -84,12 +84,12 @@ def test_no_shipped_scenario_is_taken_for_another_language(scenarios: list[Recor
 @pytest.mark.parametrize(
     ("source", "most"),
     [
-        # Read one by one: three smileys; the seven of emobank are marks and "2/00".
+        # Read one by one: three smileys; the eight of emobank are marks and "2/00".
         ("goemotions=goemotions/ekman_train.tsv", 3),
         ("emobank=emobank/emobank.csv", 8),
         ("ethics_virtue=ethics/virtue_train.csv", 0),
         ("event2mind=event2mind/train.csv.gz", 0),
-        # Nearly all of these 57 are English in a Korean file.
+        # All but six of these 57 are in another language than the file's, or have no letters.
         ("nsmc=nsmc_ratings/train.tsv", 57),
         ("songys_chatbot=songys_chatbot/ChatbotData.csv", 0),
     ],
