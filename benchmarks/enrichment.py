@@ -32,7 +32,7 @@ from preprocessing.schema import SCALES, Prompt, data_of, load_prompt, opening
 
 SOURCE = "scenarios=data/scenarios/dev.jsonl"
 WRITTEN = {"en": 40, "ko": 90}
-"""Tokens the loop writes for the three texts. The engine with SmolLM2 wrote 32 and 158 in the mean (16 rows each)."""
+"""Tokens the loop writes for three texts; the engine with SmolLM2 wrote 32 and 158 in the mean (16 rows each)."""
 
 
 def main() -> None:
