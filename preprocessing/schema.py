@@ -151,8 +151,8 @@ def _wide(text: str) -> str:
     """Digits and the signs of JSON and of turns in their wide forms: a person reads the same, a model cannot copy it.
 
     An answer is such a digit, and a small model repeats what it has just read. This helps but does not settle it: in
-    fp32, without rounding, commands still moved SmolLM2's answers up to 2.8 times as far as a harmless sentence, 2.0 times in
-    the mean over affect@1 and culture@1 (benchmarks/injection.py).
+    fp32, without rounding, commands still moved SmolLM2's answers up to 2.8 times as far as a harmless sentence, 2.0
+    times in the mean over affect@1 and culture@1 (benchmarks/injection.py).
     """
     return text.translate(_WIDE)
 
