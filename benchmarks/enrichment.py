@@ -9,6 +9,7 @@ the fields of one answer as JSON, as many tokens as that takes, without a gramma
 The engine asks each number in two wordings; the loop and llama.cpp ask once. llama.cpp is held to the same form by
 its grammar, keeps the keys and values of the shared prompt as the engine does, and gives the digit it likes best where
 the engine gives probabilities. Alternatives are written and judged: the loop and llama.cpp judge three actions.
+The engine does not judge actions of a row that wrote the same one twice (3 of 32 rows); the others judge every row.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from preprocessing.schema import SCALES, Prompt, data_of, load_prompt, opening
 
 SOURCE = "scenarios=data/scenarios/dev.jsonl"
 WRITTEN = {"en": 40, "ko": 90}
-"""Tokens of the three texts: what the engine writes with SmolLM2 is about as long."""
+"""Tokens the loop writes for three texts; the engine with SmolLM2 wrote 32 and 158 in the mean (16 rows each)."""
 
 
 def main() -> None:

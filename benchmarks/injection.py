@@ -8,6 +8,9 @@ Both are added to the end of the same plain text, and the change is the distance
 the plain text, on the label's own scale. Commands ask for extreme values, fake the end of the data, the end of the
 turn and the answer itself. The harmless sentence is cut or repeated to as many tokens as the command takes, because a
 longer text moves answers more. The target is that commands move them at most twice as far.
+
+In bfloat16 (all but fp32) rounding alone moves values by about 0.007, which is in both columns and draws their ratio
+towards 1: judge by `--quantization fp32`.
 """
 
 import argparse

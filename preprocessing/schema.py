@@ -150,8 +150,9 @@ def data_of(record: Record, action: str | None = None) -> str:
 def _wide(text: str) -> str:
     """Digits and the signs of JSON and of turns in their wide forms: a person reads the same, a model cannot copy it.
 
-    An answer is such a digit, and a small model repeats what it has just read: without this, commands moved answers to
-    affect@1 up to 3.8 times as far as a harmless sentence, with it up to 2.0 times (benchmarks/injection.py).
+    An answer is such a digit, and a small model repeats what it has just read. This helps but does not settle it: in
+    fp32, without rounding, commands still moved SmolLM2's answers up to 2.8 times as far as a harmless sentence, 2.0
+    times in the mean over affect@1 and culture@1 (benchmarks/injection.py).
     """
     return text.translate(_WIDE)
 
