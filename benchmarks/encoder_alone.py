@@ -27,13 +27,13 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 
 from preprocessing.errors import run
+from preprocessing.metrics import best_thresholds
 from preprocessing.overlap import half_of, hold_out, without_overlaps
 from preprocessing.readers import parse_source, read
 from preprocessing.records import Record
 from training.batch_plan import BatchPlan
 from training.build import resolve_folder
 from training.figures import measure
-from training.metrics import best_thresholds
 
 DATA = "${REDHEART_DATA_DIR}"
 SOURCES = {

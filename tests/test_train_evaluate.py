@@ -14,13 +14,13 @@ import pytest
 from commands import run_command
 from prep_rows import write_goemotions
 
+from preprocessing.metrics import best_thresholds
 from preprocessing.overlap import half_of
 from preprocessing.readers import parse_source, read
 from training import evaluate
 from training.checkpoint import verify, write_folder
 from training.inference import predict_records
 from training.loading import load_model
-from training.metrics import best_thresholds
 
 SCENARIOS = Path(__file__).resolve().parents[1] / "data" / "scenarios"
 

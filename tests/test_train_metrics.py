@@ -10,9 +10,9 @@ import pytest
 from scipy.stats import pearsonr
 from sklearn.metrics import f1_score
 
+from preprocessing import metrics
 from preprocessing.errors import UserError
 from preprocessing.records import Action, Record
-from training import metrics
 from training.figures import measure
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from preprocessing.errors import UserError, run
+from preprocessing.metrics import DEFAULT_THRESHOLD
 from preprocessing.readers import parse_source
 from preprocessing.sources import refuse_repeated
 from redheart_hf.calibration import (
@@ -32,7 +33,6 @@ from redheart_hf.calibration import (
 from training.evaluate import Predicted, predict_by_reader, read_all
 from training.figures import THRESHOLD_READERS, Thresholds, labels_of
 from training.loading import load_model
-from training.metrics import DEFAULT_THRESHOLD
 from training.report import store_in_config
 
 CARD = """\

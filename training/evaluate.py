@@ -33,6 +33,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preprocessing.errors import UserError, run
 from preprocessing.files import check_output
+from preprocessing.metrics import best_thresholds
 from preprocessing.overlap import half_of
 from preprocessing.readers import files_of, parse_source, read
 from preprocessing.records import Record, by_reader
@@ -41,7 +42,6 @@ from redheart_hf import RedHeartForMultiTask
 from training.figures import THRESHOLD_READERS, Thresholds, check_measurable, labels_of, measure
 from training.inference import Predictions, predict_records
 from training.loading import load_model
-from training.metrics import best_thresholds
 from training.report import figures_table, store_thresholds, write_json
 from training.surd_figures import surd_figures
 

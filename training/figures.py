@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from preprocessing import metrics
 from preprocessing.errors import UserError
 from preprocessing.records import Record
 from redheart_hf.labels import ETHICS_EXPERTS, VAD, VIEWS
-from training import metrics
 from training.inference import Predictions
 
 NEUTRAL_VIEW = VIEWS.index("neutral")

@@ -13,11 +13,11 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from preprocessing.errors import UserError
+from preprocessing.metrics import DEFAULT_THRESHOLD
 from preprocessing.records import Action, Record, cleaned, first_fault
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.labels import CIRCUMSTANCES, CULTURE, EMOTION_FIELDS, ETHICS_EXPERTS, POLARITIES, VAD, VIEWS
 from training.inference import Predictions, predict_records
-from training.metrics import DEFAULT_THRESHOLD
 
 LABEL_BEHIND = dict.fromkeys(("polarity", "basic_emotions"), "basic_emotions") | {
     "fine_emotions": "fine_emotions",

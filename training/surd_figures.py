@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from preprocessing import metrics
 from preprocessing.records import Record
-from training import metrics
 from training.figures import ACCEPTED, Figure, with_intervals
 from training.inference import Predictions
 from training.surd_targets import BINS, NO_OUTCOME, decompose
