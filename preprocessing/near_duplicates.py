@@ -37,6 +37,7 @@ import rensa
 from preprocessing.errors import UserError
 from preprocessing.files import write_lines
 from preprocessing.filters import labels_of, texts_of
+from preprocessing.processes import end_with_parent
 from preprocessing.readers import Rejected
 from preprocessing.records import Record
 from preprocessing.spool import Spool
@@ -104,7 +105,8 @@ class NearDuplicates:
             return
         waiting: deque[Future[np.ndarray]] = deque()
         try:
-            with ProcessPoolExecutor(self.num_proc, multiprocessing.get_context("spawn")) as pool:
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(self.num_proc, spawn, initializer=end_with_parent) as pool:
                 for batch in batches():
                     waiting.append(pool.submit(band_keys, batch, self.bands, self.width))
                     if len(waiting) > 2 * self.num_proc:

@@ -9,8 +9,6 @@ Each is imported when it is wanted: some need packages of the extra prepare.
 
 import difflib
 import multiprocessing
-import os
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,6 +16,7 @@ from itertools import islice
 
 from preprocessing.balance import Balance
 from preprocessing.errors import UserError
+from preprocessing.processes import end_with_parent
 from preprocessing.readers import Rejected
 from preprocessing.records import Record
 from preprocessing.settings import JobConfig
@@ -115,17 +114,6 @@ class Spread:
         items, counts = waiting.popleft().result()
         self.counts += counts
         return items
-
-
-def end_with_parent() -> None:
-    """Let this process end when the one that started it does, even by SIGKILL: it would wait for work for ever."""
-
-    def wait() -> None:
-        if (parent := multiprocessing.parent_process()) is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _batch(step: Step, batch: list[Record]) -> tuple[list[Record | Rejected], Counter[str]]:

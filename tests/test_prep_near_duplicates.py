@@ -6,7 +6,11 @@ Run   `pytest tests/test_prep_near_duplicates.py`
 """
 
 import json
+import os
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -169,3 +173,41 @@ def test_a_threshold_out_of_reach_is_refused(threshold: float) -> None:
 def test_no_records_give_none(tmp_path: Path) -> None:
     assert list(NearDuplicates(pairs=tmp_path / "pairs.jsonl")([])) == []
     assert (tmp_path / "pairs.jsonl").read_bytes() == b""
+
+
+ENDLESS = """
+import itertools
+from preprocessing.near_duplicates import NearDuplicates
+from preprocessing.records import Record
+
+def rows():
+    for row in itertools.count(1):
+        text = f"The {row}th word of a long tale."
+        yield Record(id=f"a/f:{row}", reader="a", language="en", text=text, source="f", row=row)
+
+if __name__ == "__main__":
+    list(NearDuplicates(num_proc=2)(rows()))
+"""
+
+
+@pytest.mark.timeout(120)
+def test_workers_end_with_a_step_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "endless.py"
+    script.write_text(ENDLESS, encoding="utf-8")
+    root = Path(__file__).resolve().parents[1]
+    process = subprocess.Popen([sys.executable, script], env=os.environ | {"PYTHONPATH": str(root)})
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(workers := [int(pid) for pid in listed.read_text().split()]) < 3:  # two, and who watches their resources
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(3)  # they have begun
+    process.kill()
+    process.wait()
+    while alive := [pid for pid in workers if is_running(pid)]:
+        time.sleep(0.05)
+    assert not alive
+
+
+def is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
