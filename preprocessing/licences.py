@@ -11,7 +11,7 @@ none that could be known here: the card then warns, and whoever publishes has to
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-ANY_ORIGIN = ("records", "text", "jsonl", "csv", "dataset")
+ANY_ORIGIN = ("records", "enriched", "text", "jsonl", "csv", "dataset")
 """Readers of files that may come from anywhere."""
 
 
