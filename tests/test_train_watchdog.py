@@ -179,7 +179,7 @@ def test_when_asked_the_loop_saves_its_step_and_stops(tokenizer, scenarios, tmp_
 
 # ---------------------------------------------------------------- in a control group
 
-STEPS, SPARE = 30, 700 * MIB
+STEPS, SPARE = 90, 700 * MIB
 FIELDS = ("--max_steps", STEPS, "--batch_size", 16, "--save_steps", 4)
 SLOWLY, FAST = (400 * MIB, 50 * MIB), (0, GIB)
 """What another process takes at once, and a second from then on."""
