@@ -34,13 +34,13 @@ from preprocessing.records import Action, Record
 from preprocessing.schema import UTILITY, Item, Prompt, data_of, grammar_actions, load_prompt
 from preprocessing.score import Scorer, calibrated, question
 from preprocessing.text import normalise
+from redheart_hf import RedHeartConfig
 from redheart_hf.labels import VIEWS
+from redheart_hf.modeling_head_regret import regret_of as regret_of_missed
 
 PROMPTS = ("affect@1", "circumstances@1", "culture@1", "alternatives@1")
 _FORM = "1"
 """Raised by hand when the same settings would give other answers: it makes caches of earlier code miss."""
-_AVERSION = 0.5
-"""c of regret d + c d^3 (docs/data.md)."""
 
 
 @dataclass(frozen=True)
@@ -211,9 +211,9 @@ def merged(record: Record, answers: dict[str, Answer]) -> Record:
 
 
 def regret_of(utilities: Sequence[Sequence[float]], chosen: int) -> list[float]:
-    """In each view d + c d^3 of the distance d from the chosen action's utility to the best one's."""
-    gaps = [max(view) - view[chosen] for view in zip(*utilities, strict=True)]
-    return [gap + _AVERSION * gap**3 for gap in gaps]
+    """In each view the model's own formula, of the distance from the chosen action's utility to the best one's."""
+    missed = torch.tensor([max(view) - view[chosen] for view in zip(*utilities, strict=True)], dtype=torch.float64)
+    return regret_of_missed(missed, RedHeartConfig.regret_aversion).tolist()
 
 
 def _wants(record: Record, prompt: Prompt, only_missing: bool) -> bool:

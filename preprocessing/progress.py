@@ -10,9 +10,12 @@ process, come at no cost and would promise an early end.
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 
+import datasets
 from tqdm import tqdm
 
 _EVERY_SECONDS = 30
@@ -59,3 +62,15 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.close()
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No progress bars of `datasets`; afterwards as it was."""
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -10,23 +10,19 @@ encoder that made it, as cosines between two encoders mean nothing. `flat` compa
 `hnsw` (arXiv 1603.09320) goes through a graph of neighbours (recall and speed in docs/preprocessing-steps.md).
 """
 
-import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import datasets
 import faiss
 import numpy as np
 from datasets import Dataset
 
 from preprocessing.errors import UserError
+from preprocessing.folders import MANIFEST, read_manifest, verify, write_folder
+from preprocessing.progress import without_bars
 from preprocessing.records import RANGES, Record
 
 Kind = Literal["flat", "hnsw"]
@@ -35,7 +31,7 @@ HNSW_SEARCH = 128
 """How many neighbours a search keeps in view; FAISS begins with 16, which misses more."""
 FORM = 1
 _COLUMN = "vector"
-_INDEX, _TEXTS, _MANIFEST = "vectors.faiss", "texts", "manifest.json"
+_INDEX, _TEXTS = "vectors.faiss", "texts"
 
 
 @dataclass(frozen=True)
@@ -98,38 +94,27 @@ def build(
             f"vectors must have length one; the {int(np.argmax(abs(lengths - 1)))}th has {lengths.max():g}"
         )
     texts = Dataset.from_list([_row(record) for record in records])
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".index-", dir=folder.parent))
-    try:
-        with _without_bars():
+
+    def write(work: Path) -> None:
+        with without_bars():
             texts.save_to_disk(work / _TEXTS)
             _with_index(texts, vectors, kind).save_faiss_index(_COLUMN, str(work / _INDEX))
-        files = {str(path.relative_to(work)): _sha256(path) for path in sorted(work.rglob("*")) if path.is_file()}
-        manifest = {"form": FORM, "kind": kind, "encoder": encoder, "rows": len(texts), "files": files}
-        (work / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        os.replace(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+
+    write_folder(folder, write, {"form": FORM, "kind": kind, "encoder": encoder, "rows": len(texts)})
     return load(folder)
 
 
 def load(folder: Path) -> Retrieval:
-    """UserError where a file is missing or is not the one that was written."""
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        form, kind, encoder, files = (manifest[name] for name in ("form", "kind", "encoder", "files"))
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{folder} holds no index that can be read ({error}); make one with training.similar"
-        ) from None
+    """UserError where a file is missing, is not the one that was written, or was not written with the others."""
+    manifest = read_manifest(folder, "index")
+    facts = manifest["facts"]
+    form, kind, encoder = (facts.get(name) for name in ("form", "kind", "encoder"))
     if form != FORM or kind not in FACTORIES:
         raise UserError(f"{folder} holds an index of form {form!r}, {kind!r}; this version reads {FORM}; make it anew")
-    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {_MANIFEST}
-    for name in sorted(there ^ set(files)):
-        raise UserError(f"{folder}: {name} is {'not in the manifest' if name in there else 'missing'}; make it anew")
-    for name, expected in files.items():
-        if _sha256(folder / name) != expected:
-            raise UserError(f"{folder}: {name} is not the file that was written; make the index anew")
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
+    for name in sorted(there - set(manifest["files"])):
+        raise UserError(f"{folder}: {name} is not in the manifest; make it anew")
+    verify(folder, what="index")
     texts = Dataset.load_from_disk(str(folder / _TEXTS))
     texts.load_faiss_index(_COLUMN, str(folder / _INDEX))
     if kind == "hnsw":
@@ -158,19 +143,3 @@ def _with_index(texts: Dataset, vectors: np.ndarray, kind: Kind) -> Dataset:
         metric_type=faiss.METRIC_INNER_PRODUCT,
     )
     return texts
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from preprocessing.encode import encode
+from preprocessing.folders import verify
 from redheart_hf import RedHeartForMultiTask, preset_config
 from redheart_hf.growth import grow, grown_config
-from training.checkpoint import verify
 from training.collator import MODEL_INPUTS, Collator
 from training.grow import main
 

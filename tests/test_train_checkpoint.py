@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from tiny_run import ROOT, build_loop, tiny_config
 
 from preprocessing.errors import UserError
+from preprocessing.folders import exchange, verify, write_folder
 from training import train
-from training.checkpoint import checkpoints, exchange, find_checkpoint, remove_oldest, verify, write_folder
+from training.checkpoint import checkpoints, find_checkpoint, remove_oldest
 from training.run_state import load_run
 
 

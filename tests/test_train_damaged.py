@@ -15,9 +15,9 @@ from tiny_run import tiny_config
 from transformers import BertConfig, BertModel
 
 from preprocessing.errors import UserError
+from preprocessing.folders import MANIFEST, verify, write_folder
 from redheart_hf import RedHeartForMultiTask, preset_config
 from training.build import build_model
-from training.checkpoint import MANIFEST, verify, write_folder
 from training.loading import load_model, load_tokenizer
 from training.report import store_in_config
 from training.run_log import RunLog, seconds_logged

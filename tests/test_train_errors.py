@@ -20,8 +20,8 @@ from accelerate.optimizer import AcceleratedOptimizer
 from tiny_run import ROOT, build_loop, tiny_config
 
 from preprocessing.errors import UserError
+from preprocessing.folders import verify
 from training.build import build_accelerator
-from training.checkpoint import verify
 from training.loop import MAX_SKIPPED_IN_A_ROW, TrainLoop
 from training.nonfinite import NonFiniteError
 

@@ -14,11 +14,11 @@ import pytest
 from commands import run_command
 from prep_rows import write_goemotions
 
+from preprocessing.folders import verify, write_folder
 from preprocessing.metrics import best_thresholds
 from preprocessing.overlap import half_of
 from preprocessing.readers import parse_source, read
 from training import evaluate
-from training.checkpoint import verify, write_folder
 from training.inference import predict_records
 from training.loading import load_model
 

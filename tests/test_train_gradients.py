@@ -7,7 +7,6 @@ Run   `pytest tests/test_train_gradients.py`; as a program, `torchrun --nproc_pe
 """
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
+from commands import two_processes
 from safetensors.torch import load_file, save_file
 from tiny_run import ROOT, build_loop, tiny_config
 from transformers import AutoTokenizer
@@ -29,8 +29,6 @@ from training.surd_targets import SurdTargets
 
 # No dropout, which would differ by batch; and the head whose targets come from predictions of all processes.
 CHANGES = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "modules": ["surd_head"]}
-# What `accelerate launch --config_file training/launch/fsdp2_offload.yaml` sets.
-FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}
 
 
 def one_hot(size: int, *positions: int) -> list[float]:
@@ -133,17 +131,11 @@ def test_four_micro_batches_give_the_gradient_of_one(tokenizer, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("launched", [{}, FSDP2], ids=["whole", "sharded"])
-def test_two_processes_give_the_gradient_of_one(launched, tokenizer, tokenizer_dir: Path, tmp_path: Path):
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
+def test_two_processes_give_the_gradient_of_one(sharded: bool, tokenizer, tokenizer_dir: Path, tmp_path: Path):
     whole = gradient_of_step(tokenizer, tmp_path / "whole", [list(range(32))])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | launched
-    ended = subprocess.run(
-        [*command, __file__, str(tokenizer_dir), str(tmp_path)], capture_output=True, text=True, env=environment
-    )
+    command, environment = two_processes(__file__, tokenizer_dir, tmp_path, sharded=sharded)
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert ended.returncode == 0, ended.stderr[-3000:]
     for process in (0, 1):
         # Afterwards a step whose records have emotions only: heads without labels must neither stop the processes nor

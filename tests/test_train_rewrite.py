@@ -16,7 +16,7 @@ import pytest
 from tiny_run import ROOT
 
 from preprocessing.errors import UserError
-from training.checkpoint import MANIFEST, verify, write_folder
+from preprocessing.folders import MANIFEST, verify, write_folder
 from training.report import store_in_config, store_thresholds
 from training.rewrite import PENDING, finish_rewrite, rewrite_files
 

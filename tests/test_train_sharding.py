@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from accelerate import PartialState
+from commands import FSDP2, two_processes
 from safetensors.torch import load_file, save_file
 from tiny_run import ROOT, build_loop, tiny_config
 from transformers import AutoTokenizer
@@ -32,7 +32,6 @@ from training.sharding import collected
 
 STEPS = 6
 WEIGHTS, LEFT_OUT = "model.safetensors", "ethics_head.acceptance"
-FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}
 SOURCES = [f"scenarios={ROOT / 'data' / 'scenarios' / name}.jsonl" for name in ("train", "dev")]
 
 
@@ -50,13 +49,9 @@ ENCODER += ["--gradient_accumulation_steps", 2, "--gradient_checkpointing", "tru
 
 
 def launch(arguments: list[object], sharded: bool) -> subprocess.Popen:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | (FSDP2 if sharded else {})
+    command, environment = two_processes(*arguments, sharded=sharded)
     pipes: dict = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([*command, *map(str, arguments)], cwd=ROOT, env=environment, **pipes)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
 
 
 def start(output_dir: Path, tokenizer_dir: Path, sharded: bool, options: list = MODEL) -> subprocess.Popen:

@@ -15,10 +15,10 @@ import torch
 from tiny_run import ROOT, build_loop, tiny_config
 
 from preprocessing.errors import UserError
+from preprocessing.folders import MANIFEST, seal
 from preprocessing.readers import parse_source, read
 from redheart_hf.labels import SURD_TERMS
 from training import surd_targets
-from training.checkpoint import MANIFEST, seal
 from training.collator import MODEL_INPUTS
 from training.run_state import load_run
 from training.surd_score import looked_up, surd_errors

@@ -18,7 +18,8 @@ from test_train_out_of_memory import command, wait_for_steps
 from tiny_run import build_loop, tiny_config
 
 from preprocessing.errors import DoesNotFit
-from training.checkpoint import checkpoints, verify
+from preprocessing.folders import verify
+from training.checkpoint import checkpoints
 from training.watchdog import LEAST_SECONDS, PACE, SECONDS, Lines, Look, pause, watched
 
 MIB, GIB = 1 << 20, 1 << 30

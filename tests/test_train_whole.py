@@ -13,7 +13,7 @@ from tiny_run import ROOT, SIZES, tiny_config
 
 from preprocessing.errors import UserError
 from preprocessing.files import check_output
-from training.checkpoint import verify
+from preprocessing.folders import verify
 from training.report import store_thresholds
 from training.run_facts import native_precision
 from training.run_log import seconds_logged

@@ -2,7 +2,7 @@
 
 In    a folder, a function that writes into it; or a folder to read.
 Out   checkpoint-STEP with manifest.json (size and SHA-256 of every file); the newest valid one.
-Run   `python -c "from training.checkpoint import verify; verify('outputs/main/checkpoint-200')"`
+Run   `python -c "from preprocessing.folders import verify; verify('outputs/main/checkpoint-200')"`
 
 A checkpoint is written by preprocessing/folders.py: a kill at any moment leaves either the old state or the new one.
 A folder without a manifest does not exist for us; one whose files differ from its manifest is damaged and raises.
@@ -18,24 +18,8 @@ from safetensors import safe_open
 from torch.distributed.tensor import DTensor
 
 from preprocessing.errors import UserError
-from preprocessing.folders import MANIFEST, exchange, free_mib, read_manifest, seal, verify, write_folder
+from preprocessing.folders import MANIFEST, verify
 from training.sharding import piece, put
-
-__all__ = [
-    "MANIFEST",
-    "checkpoints",
-    "exchange",
-    "find_checkpoint",
-    "free_mib",
-    "load_optimizer",
-    "optimizer_tensors",
-    "read_manifest",
-    "remove_oldest",
-    "seal",
-    "step_of",
-    "verify",
-    "write_folder",
-]
 
 PREFIX = "checkpoint-"
 

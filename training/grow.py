@@ -21,9 +21,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from preprocessing.errors import UserError, run
+from preprocessing.folders import write_folder
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.growth import grow, grown_config
-from training.checkpoint import write_folder
 from training.inference import evaluation_mode
 from training.loading import load_model
 from training.report import with_section

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from datasets import Dataset
@@ -21,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preprocessing.encode import encode
 from preprocessing.errors import UserError
+from preprocessing.progress import without_bars
 from preprocessing.records import Record
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask
 from redheart_hf.calibration import calibrated
@@ -56,18 +56,6 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """No progress bars of `datasets`; afterwards as it was."""
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
 
 
 def predict_records(

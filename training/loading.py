@@ -18,8 +18,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from preprocessing.errors import UserError
+from preprocessing.folders import MANIFEST, verify
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask
-from training.checkpoint import MANIFEST, verify
 from training.rewrite import finish_rewrite
 
 MODEL_FILES = ("config.json", "tokenizer_config.json")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from preprocessing.errors import UserError
 from preprocessing.files import write_lines
-from training.checkpoint import MANIFEST, free_mib, read_manifest
+from preprocessing.folders import MANIFEST, free_mib, read_manifest
 
 PENDING = ".rewrite.json"
 CHANGED = ("config.json", "README.md", MANIFEST)  # what such a file may name: it may come from somebody else

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from preprocessing.errors import UserError
-from training.checkpoint import PREFIX, load_optimizer, optimizer_tensors, remove_oldest, verify, write_folder
+from preprocessing.folders import verify, write_folder
+from training.checkpoint import PREFIX, load_optimizer, optimizer_tensors, remove_oldest
 from training.config import TrainConfig
 from training.creation import fill_model, save_model
 from training.out_of_memory import FOR_SAVING, ask_first

@@ -22,8 +22,9 @@ from typing import Any  # noqa: E402
 from transformers import PreTrainedTokenizerBase  # noqa: E402
 
 from preprocessing.errors import run  # noqa: E402
+from preprocessing.folders import MANIFEST, verify, write_folder  # noqa: E402
 from training.build import build_accelerator, build_model, left_behind, read_architecture  # noqa: E402
-from training.checkpoint import MANIFEST, find_checkpoint, verify, write_folder  # noqa: E402
+from training.checkpoint import find_checkpoint  # noqa: E402
 from training.collator import Collator  # noqa: E402
 from training.command_line import parse_config  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
