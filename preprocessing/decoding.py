@@ -25,7 +25,7 @@ class Decoding:
     """Texts written for a record, of which the likeliest is kept."""
     temperature: float = 0.7
     seed: int = 0
-    batch_size: int = 16
+    batch_size: int = 8
     """Rows judged together."""
     write_batch_size: int = 32
     """Rows written together: a step reads all weights for one token a row, so more rows cost little but memory."""

@@ -39,7 +39,7 @@ from redheart_hf.labels import VIEWS
 from redheart_hf.modeling_head_regret import regret_of as regret_of_missed
 
 PROMPTS = ("affect@1", "circumstances@1", "culture@1", "alternatives@1")
-_FORM = "1"
+_FORM = "2"
 """Raised by hand when the same settings would give other answers: it makes caches of earlier code miss."""
 
 
@@ -150,7 +150,7 @@ class Enricher:
         best: list[Written | None] = [None] * len(records)
         for sample in range(self.decoding.samples):
             seeds = [_seed(self.decoding.seed, text, sample) for text in texts]
-            for batch in self._batches([len(row) for row in ids], len, self.decoding.write_batch_size):
+            for batch in self._batches([len(row) for row in ids], writer.row_length, self.decoding.write_batch_size):
                 written = writer([ids[n] for n in batch], [seeds[n] for n in batch], self.decoding.temperature)
                 for number, new in zip(batch, written, strict=True):
                     old = best[number]

@@ -24,6 +24,7 @@ from preprocessing.decoding import Decoding
 from preprocessing.errors import UserError, run
 from preprocessing.files import check_name
 from preprocessing.folders import write_folder
+from preprocessing.judged import FILE
 from preprocessing.progress import Progress
 from preprocessing.readers import parse_source, read
 from preprocessing.records import Record
@@ -100,13 +101,13 @@ def main() -> None:
     found = [line for key, rows in said.items() for line in agreements(*key, rows)]
     if not found:
         raise UserError(f"{llm.name} gave no value for any of {len(records)} rows; nothing can be compared")
-    facts = {"model": llm.origin, "rows": len(records), "seed": arguments.seed, "unreliable": unreliable(found)}
+    asked: dict[str, Any] = {"model": llm.origin.removeprefix("llm:"), "quantization": llm.quantization}
+    asked["prompts"] = {prompt.name: prompt.hash for prompt in enricher.prompts}
+    facts = asked | {"rows": len(records), "seed": arguments.seed, "unreliable": unreliable(found)}
 
     def write(folder: Path) -> None:
         lines = [asdict(line) | {"better_than_chance": line.better_than_chance} for line in found]
-        (folder / "judged.json").write_text(
-            json.dumps(facts | {"agreement": lines}, indent=2) + "\n", encoding="utf-8"
-        )
+        (folder / FILE).write_text(json.dumps(facts | {"agreement": lines}, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(table(found, llm.origin), encoding="utf-8")
         draw(said, found, folder / "judged.png")
 
@@ -118,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m preprocessing.judge",
         description="Compare a language model's labels with those that people gave.",
-        epilog="Sources and their readers: docs/data.md. The list it prints belongs into a job's recipe "
+        epilog="Sources and their readers: docs/data.md. A job reads what is found here by its field judged "
         "(docs/preprocessing.md).",
     )
     parser.add_argument("--data", nargs="+", required=True, metavar="READER=PATH[@SPLIT]", help="labelled by people")

@@ -86,7 +86,7 @@ def publish(output: Path, config: JobConfig, prepared: Prepared, asker: Asker | 
         "read": prepared.facts["read"],
         "steps": prepared.facts["steps"],
         "model": asker and asker.facts,
-        "unreliable": sorted(config.unreliable),
+        "unreliable": asker.facts["unreliable"] if asker else [],
     }
 
     balance = balance_of(config)

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from preprocessing.answers import AnswerCache, Given
 from preprocessing.asking import Asker
 from preprocessing.errors import UserError
+from preprocessing.judged import unreliable_fields
 from preprocessing.records import Record
 from preprocessing.settings import JobConfig
+from preprocessing.sources import expand
 
 _NO_PLACE_FOR_ACTIONS = ("turns", "worse", "circumstances", "acceptability")
 """What people said of the deed in the text would become a label of the deed as the model words it."""
@@ -34,12 +37,14 @@ def open_asker(config: JobConfig) -> Asker:
     _refuse_twice(questions)
     # What was done goes before how it is judged: circumstances are those of the chosen action.
     questions.sort(key=lambda question: not question.prompt.writes)
-    facts = {
+    facts: dict[str, Any] = {
         "model": f"{llm.name}@{llm.hash}",
         "quantization": llm.quantization,
         "prompts": {question.name: question.prompt.hash for question in questions},
         "decoding": asdict(config.decoding()),
     }
+    judged = unreliable_fields(Path(expand(config.judged)), facts) if config.judged else []
+    facts["unreliable"] = sorted({*config.unreliable, *judged})
     cache = AnswerCache(Path(config.answers or f"{config.output.rstrip('/')}.answers"))
     return Asker(questions, cache, facts)  # type: ignore[arg-type]
 

@@ -23,7 +23,7 @@ from preprocessing.llm import Llm
 from preprocessing.prefix import Prefix, additive, padded
 from preprocessing.schema import SCALES, grammar_number
 
-ROUND = 16
+ROUND = 32
 """Rows are filled up to a multiple of this many tokens."""
 
 
@@ -73,6 +73,10 @@ def unpacked(mask: torch.Tensor, vocabulary: int) -> torch.Tensor:
     return bits.flatten(1)[:, :vocabulary].bool()
 
 
+def rounded(length: int) -> int:
+    return -(-length // ROUND) * ROUND
+
+
 class Scorer:
     """One prompt in one language: what stands before the text, what after it, and the questions."""
 
@@ -100,7 +104,7 @@ class Scorer:
 
     def row_length(self, text: Sequence[int]) -> int:
         """Tokens of a text with what stands after it, filled up: rows of one such length share a batch."""
-        return -(-(len(text) + len(self.tail)) // ROUND) * ROUND
+        return rounded(len(text) + len(self.tail))
 
     def __call__(self, texts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """For each question (texts, digits + 1) probabilities in 64 bits; the last column is null."""
@@ -108,7 +112,7 @@ class Scorer:
         length = max(self.row_length(text) for text in texts)
         ids, real = padded(rows, length)
         count, asked = len(rows), len(self._ids)
-        self.prefix.check_length(self.prefix.length + length + asked)
+        self.prefix.check_length(length + asked)
         ends = torch.tensor([len(row) for row in rows])
         positions = torch.cat([torch.arange(length).expand(count, -1), ends[:, None] + self._offset], 1)
         with torch.inference_mode():
@@ -116,22 +120,20 @@ class Scorer:
                 input_ids=torch.cat([ids, self._ids.expand(count, -1)], 1),
                 position_ids=positions + self.prefix.length,
                 attention_mask=additive(self._allowed(real, asked), self.llm.model.dtype),
-                past_key_values=self.prefix.cache(count),
-                use_cache=True,
+                shared_prefix=self.prefix.layers,
+                use_cache=False,
                 logits_to_keep=length + self._ends,
             ).logits
         return [shares(logits[:, number], item.choices) for number, item in enumerate(self.questions)]
 
     def _allowed(self, real: torch.Tensor, asked: int) -> torch.Tensor:
-        """Who sees whom: (rows, text + questions, prompt + text + questions)."""
+        """Who sees whom of a row's own, beside the prompt that all see: (rows, text + questions, text + questions)."""
         rows, length = real.shape
-        shared, total = self.prefix.length, length + asked
-        allowed = torch.zeros(rows, total, shared + total, dtype=torch.bool)
-        allowed[:, :, :shared] = True
+        allowed = torch.zeros(rows, length + asked, length + asked, dtype=torch.bool)
         causal = torch.ones(length, length, dtype=torch.bool).tril()
-        allowed[:, :length, shared : shared + length] = causal & real[:, None, :]
-        allowed[:, length:, shared : shared + length] = real[:, None, :]
-        allowed[:, length:, shared + length :] = self._own
+        allowed[:, :length, :length] = causal & real[:, None, :]
+        allowed[:, length:, :length] = real[:, None, :]
+        allowed[:, length:, length:] = self._own
         return allowed
 
 

@@ -18,10 +18,12 @@ from preprocessing.errors import UserError
 from preprocessing.origin_weights import LABELS
 
 COMMAND = "python -m preprocessing.pipeline"
-FREE_TO_CHANGE = {"output", "num_proc", "answers", "overwrite"}
-"""Fields that change how a job runs, never what it writes."""
+FREE_TO_CHANGE = {"output", "num_proc", "answers", "overwrite", "judged"}
+"""Fields that change how a job runs, never what it writes; what `judged` holds is told apart by its content."""
 STEP_FIELDS = (
     "steps",
+    "sample_rows",
+    "seed",
     "languages",
     "least_characters",
     "most_characters",
@@ -47,6 +49,8 @@ class JobConfig:
         default_factory=lambda: ["language", "length", "personal-data", "duplicates", "near-duplicates"]
     )
     """What rows go through before anything is asked, in this order; [] lets all pass (preprocessing/step_table.py)."""
+    sample_rows: int | None = None
+    """For sample: rows that are drawn of each source; set, the step goes before all others."""
     languages: list[str] = field(default_factory=lambda: ["en", "ko"])
     """For language: which ones are wanted."""
     least_characters: int = 2
@@ -77,8 +81,8 @@ class JobConfig:
     temperature: float = 0.7
     """Of what it writes; numbers are not drawn."""
     seed: int = 0
-    """Of what it draws."""
-    batch_size: int = 16
+    """Of what is drawn: rows by sample, and what the language model writes."""
+    batch_size: int = 8
     """Rows that are asked about at a time."""
     max_tokens: int = 512
     """Longer texts are not asked about."""
@@ -96,8 +100,12 @@ class JobConfig:
     unreliable: list[str] = field(default_factory=list)
     """Labels that preprocessing.judge found no better than chance: the card marks them, and training leaves out what
     the language model said of them."""
+    judged: str | None = None
+    """Folder that preprocessing.judge wrote of this model: what it found to be no better than chance is unreliable."""
 
     def __post_init__(self) -> None:
+        if self.sample_rows is not None and "sample" not in self.steps:
+            self.steps = ["sample", *self.steps]
         check(self)
 
     def step_settings(self) -> dict[str, Any]:
@@ -118,13 +126,15 @@ def check(config: JobConfig) -> None:
         raise UserError("data names no source; give at least one READER=PATH")
     if not config.output.strip():
         raise UserError("output names no folder; give one")
+    if "sample" in config.steps and config.sample_rows is None:
+        raise UserError("steps names sample, and sample_rows says not how many rows; set it, or leave the step out")
     for name in ("num_proc", "rows_per_shard"):
         if not 1 <= getattr(config, name) < math.inf:
             raise UserError(f"{name} must be at least 1, got {getattr(config, name)}")
     if unknown := sorted(set(config.unreliable) - set(LABELS)):
         raise UserError(f"unreliable names {unknown}; known are {', '.join(LABELS)}")
     if config.enrich is None:
-        idle = [name for name in ("answers", "unreliable") if getattr(config, name)]
+        idle = [name for name in ("answers", "unreliable", "judged") if getattr(config, name)]
         if idle:
             raise UserError(f"{idle[0]} is set, but nothing is asked without enrich; set enrich, or leave it out")
     elif not config.prompts:

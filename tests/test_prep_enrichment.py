@@ -89,9 +89,10 @@ def test_neighbours_and_batch_size_do_not_change_a_number(llm) -> None:
                     assert value.value == pytest.approx(alone[TEXTS.index(record)][field].value, abs=1e-3)
 
 
+@pytest.mark.parametrize("prompt", ["affect@1", "alternatives@1"])
 @pytest.mark.parametrize("quantization", ["fp32", "nf4"])
-def test_with_fixed_shapes_neighbours_do_not_change_a_bit(tiny: Path, quantization: str) -> None:
-    enricher = Enricher(load_llm(str(tiny), quantization), ["affect@1"], Decoding(**ALL, fixed_shapes=True))
+def test_with_fixed_shapes_neighbours_do_not_change_a_bit(tiny: Path, quantization: str, prompt: str) -> None:
+    enricher = Enricher(load_llm(str(tiny), quantization), [prompt], Decoding(**ALL, fixed_shapes=True))
     alone = [enricher.answer([record])[0] for record in TEXTS]
     assert enricher.answer(TEXTS) == alone
     assert enricher.answer(TEXTS[::-1]) == alone[::-1]

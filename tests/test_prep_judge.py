@@ -13,8 +13,9 @@ from commands import run_command
 from sklearn.metrics import roc_auc_score
 from tiny_llm import record_of, save_tiny_llm
 
-from preprocessing import judge
+from preprocessing import judge, pipeline
 from preprocessing.agreement import Said, agreements, auc, unreliable
+from preprocessing.folders import verify
 from preprocessing.records import write_records
 from redheart_hf.labels import BASIC_EMOTIONS
 
@@ -93,6 +94,17 @@ def test_the_command_writes_a_table_and_a_plot_and_says_what_is_unreliable(token
     )
     assert f"unreliable: [{', '.join(told['unreliable']) or 'none'}]" in out
     assert (tmp_path / "judged" / "judged.png").read_bytes().startswith(b"\x89PNG")
+    # A job of the same model and prompt takes the list, one of another does not.
+    job = ("--data", f"records={tmp_path / 'labelled.jsonl'}", "--steps", "[]", "--enrich", model)
+    job = (*job, "--judged", tmp_path / "judged", "--prompts")
+    code, _, err = run_command(pipeline, *job, "[affect@1]", "--output", tmp_path / "set")
+    assert code == 0, err
+    facts = verify(tmp_path / "set", what="data set")
+    assert facts["unreliable"] == told["unreliable"]
+    code, _, err = run_command(pipeline, *job, "[culture@1]", "--output", tmp_path / "other")
+    assert (code, "judged affect@1, and this job asks culture@1" in err) == (2, True), err
+    code, _, err = run_command(pipeline, *job, "[affect@1]", "--quantization", "bf16", "--output", tmp_path / "other")
+    assert (code, "judged quantization nf4, and this job asks bf16" in err) == (2, True), err
 
 
 def test_rows_that_nobody_labelled_are_refused(tmp_path):

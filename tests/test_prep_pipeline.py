@@ -182,6 +182,8 @@ def test_a_damaged_data_set_is_not_trained_on(tmp_path: Path):
         (["--data", SOURCE, SOURCE], "name the same rows"),
         (["--data"], "--data names no source"),
         (["--data", SOURCE, "--steps", "[lengths]"], "there is no step 'lengths'; did you mean 'length'?"),
+        (["--data", SOURCE, "--steps", "[sample, length]"], "sample_rows says not how many rows"),
+        (["--data", SOURCE, "--sample-rows", "0"], "sample_rows must be at least 1"),
         (["--data", SOURCE, "--most-characters", "1"], "the first must not be above the second"),
         (["--data", SOURCE, "--languages", "[ko]", "--least-characters", "4000"], "no row is left"),
         (["--data", SOURCE, "--unreliable", "[vad]"], "nothing is asked without enrich"),

@@ -3,9 +3,9 @@
 In    --data FOLDER with the public files (REDHEART_DATA_DIR); --rows and --step, once or more.
 Out   a table: step, rows, seconds by the clock and of the processor, rows a second of the processor, and by how many
       MiB the most memory of its process grew.
-Run   python benchmarks/preprocessing.py --rows 10000 --rows 100000
-      OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/preprocessing.py --rows 1000000
-      python benchmarks/preprocessing.py --signatures
+Run   python benchmarks/job_steps.py --rows 10000 --rows 100000
+      OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/job_steps.py --rows 1000000
+      python benchmarks/job_steps.py --signatures
 
 Texts are put together from real sentences of six files, Korean and English, to lengths drawn from those of the files'
 texts; one row in twenty repeats an earlier one, one in twenty with a word changed. Each step runs in a process of its
