@@ -14,13 +14,17 @@ The engine does not judge actions of a row that wrote the same one twice (3 of 3
 
 import argparse
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from preprocessing.decoding import Decoding
 from preprocessing.enrichment import Enricher

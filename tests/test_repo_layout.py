@@ -107,6 +107,18 @@ def test_preprocessing_needs_neither_torch_nor_training():
             assert not module.startswith("redheart_hf") or module == "redheart_hf.labels", where
 
 
+def test_a_benchmark_runs_as_a_file_from_anywhere():
+    # Its own folder is first on the path then: a file there by a package's name would be taken for the package.
+    paths = sorted((REPO / "benchmarks").glob("*.py"))
+    assert paths
+    assert OURS.isdisjoint(path.stem for path in paths)
+    for path in paths:
+        ours = [module for _, dots, module, _ in imports_of(path) if not dots and module.split(".")[0] in OURS]
+        if any(not module.startswith("redheart_hf") for module in ours):
+            text = path.read_text(encoding="utf-8")
+            assert "sys.path.insert(0, str(Path(__file__).resolve().parents[1]))" in text, name(path)
+
+
 @pytest.mark.parametrize("path", PYTHON_FILES, ids=name)
 def test_a_file_says_what_it_is_for_and_stays_readable(path: Path):
     text = path.read_text(encoding="utf-8")
