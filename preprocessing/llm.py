@@ -11,6 +11,7 @@ it takes several times as long (`python benchmarks/enrichment.py`), so it is a c
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -215,6 +216,8 @@ def _quantised(path: Path, source: dict[str, Any], quantization: str) -> Any:
         options["use_safetensors"] = True
         if four_bits:
             options |= {"quantization_config": _nf4(), "device_map": "cpu"}
+    # Without it, bitsandbytes asks users at every start to install what fetches a kernel from the hub and runs it.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     model = _read("model", path, AutoModelForCausalLM, options)
     if four_bits:
         import bitsandbytes
