@@ -28,6 +28,7 @@ import numpy as np
 from accelerate.utils import set_seed
 
 from preprocessing.errors import UserError, run
+from preprocessing.memory_room import most_resident, resident
 from preprocessing.readers import parse_source, read
 from training.build import build_accelerator, build_model, read_architecture
 from training.collator import Collator
@@ -36,7 +37,6 @@ from training.data import prepare_data
 from training.held_memory import LEAST_HELD, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 from training.loop import TrainLoop
 from training.memory_kinds import KERNELS
-from training.memory_limits import most_resident, resident
 from training.memory_run import hold, plan_with
 from training.train_tokenizer import texts_of, train_tokenizer
 

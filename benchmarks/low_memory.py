@@ -25,12 +25,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from preprocessing.errors import run
+from preprocessing.memory_room import most_resident
 from training.build import build_accelerator, build_model, read_architecture
 from training.collator import Collator
 from training.command_line import parse_config
 from training.data import prepare_data
 from training.loop import TrainLoop
-from training.memory_limits import most_resident
 from training.memory_run import hold
 
 RECIPE = "training/recipes/stable_4b3_cpu.yaml"

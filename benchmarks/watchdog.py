@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from training.memory_limits import numbers_in
+from preprocessing.memory_room import numbers_in
 from training.watchdog import LEAST_SECONDS, SECONDS, Lines, pause
 
 try:

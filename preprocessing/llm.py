@@ -28,6 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from preprocessing.errors import DoesNotFit, UserError
+from preprocessing.memory_room import room
 from preprocessing.sources import expand
 
 QUANTIZATIONS = {
@@ -190,20 +191,12 @@ def _check_memory(files: list[Path], config: Any, quantization: str) -> None:
         stored = {"float32": 4, "torch.float32": 4}.get(str(getattr(config, "dtype", None)), 2)
         vocabulary = 2 * 2 * getattr(config, "vocab_size", 0) * getattr(config, "hidden_size", 0)
         need = int(on_disk / stored * _BYTES[quantization]) + vocabulary + 2**29
-    available = _available()
-    if available is not None and need > available:
+    found = room()
+    if need > found.free:
         raise DoesNotFit(
-            f"the language model needs {need / 2**30:.1f} GiB as {quantization}, and {available / 2**30:.1f} GiB of "
-            "memory are available; close other programs or take a smaller model"
+            f"the language model needs {need / 2**30:.1f} GiB as {quantization}, and {found.free / 2**30:.1f} GiB are "
+            f"left ({found.limited_by}); close other programs or take a smaller model"
         )
-
-
-def _available() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def _quantised(path: Path, source: dict[str, Any], quantization: str) -> Any:

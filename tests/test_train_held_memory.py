@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 START = """
 import json, os, random, torch
 from training.held_memory import hold_memory, held_memory
-from training.memory_limits import most_resident, resident
+from preprocessing.memory_room import most_resident, resident
 
 torch.set_num_threads(1)
 random.seed(0)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from training.memory_limits import is_wsl, limit_of_run, resident, room
+from preprocessing.memory_room import is_wsl, resident, room
+from training.memory_limits import limit_of_run
 
 GIB = 1 << 30
 

@@ -29,7 +29,7 @@ START = """
 import ctypes, json, os, sys, torch
 from pathlib import Path
 from training.held_memory import hold_memory
-from training.memory_limits import most_resident, resident
+from preprocessing.memory_room import most_resident, resident
 from training.memory_monitor import MemoryMonitor
 from training.memory_report import MemoryReport
 

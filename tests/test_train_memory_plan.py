@@ -16,6 +16,7 @@ import pytest
 from commands import NEEDS_COMPILER, run_command
 
 from preprocessing.encode import encode
+from preprocessing.memory_room import resident
 from redheart_hf import preset_config
 from redheart_hf.losses import terms_of
 from redheart_hf.presets import parameters_by_module
@@ -23,7 +24,6 @@ from training import memory
 from training.batch_plan import BatchPlan
 from training.collator import Collator
 from training.config import TrainConfig
-from training.memory_limits import resident
 from training.memory_plan import heaviest_groups, plan_memory, sequences_of
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,11 +16,11 @@ import yaml
 from commands import run_command
 from tiny_run import tiny_config
 
+from preprocessing.memory_room import resident
 from training import memory, memory_search
 from training.memory_choices import bytes_a_number, choices, with_changes
 from training.memory_kinds import KERNELS, DevicePlan, MemoryPlan
 from training.memory_least import least_of
-from training.memory_limits import resident
 from training.memory_search import search
 
 GIB = 2**30

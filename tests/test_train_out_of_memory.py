@@ -24,7 +24,7 @@ from commands import NEEDS_COMPILER
 from tiny_run import build_loop, tiny_config
 
 from preprocessing.errors import DoesNotFit, UserError
-from training.memory_limits import others
+from preprocessing.memory_room import others
 from training.nonfinite import NonFiniteError
 from training.out_of_memory import clean_up, is_out_of_memory, place, train_or_stop
 

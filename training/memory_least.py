@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from preprocessing.errors import DoesNotFit
+from preprocessing.memory_room import resident
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask
 from training.adamw_8bit import BLOCK, in_bytes
 from training.config import TrainConfig
 from training.creation import halved_weights
 from training.memory_choices import bytes_a_number, choices, taught_numbers, with_changes
-from training.memory_limits import Limit, resident
+from training.memory_limits import Limit
 from training.memory_search import fields_of
 
 GIB = 2**30

@@ -25,8 +25,8 @@ from typing import Any, Protocol
 
 import torch
 
+from preprocessing.memory_room import PROC
 from training.held_memory import is_held, take_recent
-from training.memory_limits import PROC
 
 FIRST, BETWEEN = "read", "between"
 

@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 
+from preprocessing.memory_room import resident
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask
 from redheart_hf.outputs import RedHeartOutput
 from training.adamw_8bit import AdamW8bit
@@ -34,7 +35,6 @@ from training.loop import TrainLoop
 from training.memory_book import Book, bytes_by_device
 from training.memory_kinds import GPU_CONTEXT, KERNELS, DevicePlan, MemoryPlan
 from training.memory_ledger import Ledger, held
-from training.memory_limits import resident
 from training.placement import BLOCK, Placed
 from training.surd_targets import SurdTargets
 

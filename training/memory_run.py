@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 
 from preprocessing.errors import DoesNotFit, UserError
+from preprocessing.memory_room import most_resident
 from redheart_hf import RedHeartConfig
 from redheart_hf.losses import label_counts, terms_of
 from training.batch_plan import BatchPlan
@@ -26,7 +27,7 @@ from training.held_memory import hold_memory
 from training.inference import BATCH_SIZE
 from training.memory_kinds import GPU_CONTEXT, KINDS, MemoryPlan
 from training.memory_least import refuse_what_never_fits
-from training.memory_limits import Limit, limits_of_run, most_resident, sizes_of
+from training.memory_limits import Limit, limits_of_run, sizes_of
 from training.memory_plan import heaviest_groups, plan_memory
 from training.memory_search import search, suggestions
 from training.memory_search_gpu import settle_swap

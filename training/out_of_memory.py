@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from preprocessing.errors import DoesNotFit
+from preprocessing.memory_room import most_resident, others, resident
 from training.checkpoint import checkpoints
 from training.held_memory import give_back_memory, held_memory, is_held
 from training.memory_kinds import MemoryPlan
-from training.memory_limits import most_resident, others, resident, room_on
+from training.memory_limits import room_on
 from training.report import write_json
 
 if TYPE_CHECKING:

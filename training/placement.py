@@ -24,11 +24,11 @@ from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from preprocessing.errors import UserError
+from preprocessing.memory_room import is_wsl
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.modeling_embeddings import TextEncoder
 from training.collator import Batch, to_device
 from training.config import TrainConfig
-from training.memory_limits import is_wsl
 from training.swap import SwapManager
 
 CPU = torch.device("cpu")

@@ -31,8 +31,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import PreTrainedModel
 
 from preprocessing.errors import UserError
+from preprocessing.memory_room import is_wsl
 from training.config import TrainConfig
-from training.memory_limits import is_wsl
 
 
 def is_asked(name: str) -> bool:

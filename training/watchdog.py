@@ -1,6 +1,6 @@
 """Sees that memory is running out before the kernel kills the run for it: the run saves and ends, or ends at once.
 
-In    a TrainLoop, its plan; what the machine and its control groups have left (training/memory_limits.py).
+In    a TrainLoop, its plan; what the machine and its control groups have left (preprocessing/memory_room.py).
 Out   a checkpoint and DoesNotFit after the step in hand; or, where there is no time for that, the record and exit
       code 3 at once.
 Run   through training/train.py; `--watch_memory false` switches it off.
@@ -33,9 +33,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from preprocessing.errors import DoesNotFit
+from preprocessing.memory_room import GROUPS, PROC, numbers_in, room
 from training.held_memory import give_back_resting, is_held
 from training.memory_kinds import MemoryPlan
-from training.memory_limits import GROUPS, PROC, numbers_in, room
 from training.out_of_memory import GIB, clean_up, facts, stopped
 from training.run_log import RunLog
 from training.run_state import save_run
