@@ -1,6 +1,6 @@
 """Sets aside texts that say in other words what an earlier one says, by the cosine of their vectors.
 
-In    records, one after another; what turns texts into vectors (training/text_vectors.py).
+In    records, one after another; a text encoder (preprocessing/text_vectors.py).
 Out   the same records or `Rejected`.
 Run   through preprocessing/pipeline.py
 
@@ -10,7 +10,7 @@ letters, a row goes only if the earlier one has each of its labels with the same
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import faiss
@@ -20,13 +20,12 @@ from preprocessing.errors import UserError
 from preprocessing.filters import labels_of
 from preprocessing.readers import Rejected
 from preprocessing.records import Record
+from preprocessing.retrieval import Encoder
 from preprocessing.steps import set_aside
 
 BATCH = 256
 NEAREST = 8
 """Earlier rows that are looked at for one with the same labels."""
-Embed = Callable[[list[str]], np.ndarray]
-"""Texts to vectors (texts, D) of length one."""
 
 
 class NearInMeaning:
@@ -34,18 +33,20 @@ class NearInMeaning:
 
     name = "near-in-meaning"
 
-    def __init__(self, embed: Embed, threshold: float = 0.97) -> None:
+    def __init__(self, encoder: Encoder, threshold: float = 0.97) -> None:
         if not 0 < threshold <= 1:
-            raise UserError(f"near-in-meaning wants a threshold above 0 and 1 at most, got {threshold}")
-        self.embed, self.threshold = embed, threshold
+            raise UserError(f"meaning_threshold must be above 0 and 1 at most, got {threshold}")
+        self.encoder, self.threshold = encoder, threshold
+        self.made_of = encoder.hash
         self.counts: Counter[str] = Counter()
 
     def __call__(self, records: Iterable[Record]) -> Iterator[Record | Rejected]:
         remaining = iter(records)
+        embed = self.encoder.open()
         index: faiss.IndexFlatIP | None = None
         kept: list[_Kept] = []
         while batch := list(islice(remaining, BATCH)):
-            vectors = np.ascontiguousarray(self.embed([record.text for record in batch]), dtype=np.float32)
+            vectors = np.ascontiguousarray(embed([record.text for record in batch]), dtype=np.float32)
             if index is None:
                 index = faiss.IndexFlatIP(vectors.shape[1])
             before = len(kept)

@@ -10,14 +10,13 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+from preprocessing.alternatives import may_be_given_actions
 from preprocessing.answers import AnswerCache, Given
 from preprocessing.asking import Asker
 from preprocessing.errors import UserError
 from preprocessing.records import Record
 from preprocessing.settings import JobConfig
 
-_NO_PLACE_FOR_ACTIONS = ("turns", "worse", "circumstances", "acceptability")
-"""What people said of the deed in the text would become a label of the deed as the model words it."""
 _NEEDED = ("bitsandbytes", "gguf", "llguidance")
 
 
@@ -56,7 +55,7 @@ class _Question:
         self._answer = enrichment.Answer
 
     def wants(self, record: Record) -> bool:
-        if self.prompt.writes and any(getattr(record, name) is not None for name in _NO_PLACE_FOR_ACTIONS):
+        if self.prompt.writes and not may_be_given_actions(record):
             return False
         return any(getattr(record, field) is None for field in self.prompt.fields)
 

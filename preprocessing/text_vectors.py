@@ -1,0 +1,144 @@
+"""Texts as vectors: the mean of a text encoder's states over the tokens, of length one.
+
+In    the folder of a Hugging Face encoder, or package:NAME/FOLDER; texts.
+Out   vectors (texts, D) as NumPy arrays; a hash by which an encoder is told from any other.
+Run   `python -c "from preprocessing.text_vectors import *; print(of_folder('FOLDER')(['I am glad.']).shape)"`
+
+The mean over tokens is how sentence encoders such as all-MiniLM and E5 were trained to be used (arXiv 1908.10084).
+Computed in fp32 on the CPU, in batches of texts of like length; other texts in a batch change a vector by rounding
+only. Letters: B texts, T tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from preprocessing.errors import DoesNotFit, UserError
+from preprocessing.model_files import (
+    available_memory,
+    hash_of,
+    place_of,
+    refuse_remote_code,
+    weights_in,
+    what_loading_raises,
+)
+
+BATCH_SIZE = 64
+RECENT = 1_024
+"""Texts of which the vectors are kept: two steps of a job ask for the same ones, a batch apart."""
+MOST_TOKENS = 512
+Read = Callable[..., torch.Tensor]
+
+
+class TextVectors:
+    """Call it with texts. `encoder` is a hash: vectors of two encoders have nothing to say to each other."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        read: Read,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        encoder: str,
+        prefix: str = "",
+    ) -> None:
+        """`read` gives the states (B, T, D) of what the tokenizer gives; `module` is put into evaluation mode."""
+        self.module, self.read, self.tokenizer = module.eval(), read, tokenizer
+        self.max_length, self.encoder, self.prefix = max_length, encoder, prefix
+        self._recent: dict[str, np.ndarray] = {}
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """(texts, D), float32, in the order of the texts, of which there must be one at least."""
+        new = sorted({text for text in texts if text not in self._recent}, key=lambda text: (len(text), text))
+        for start in range(0, len(new), BATCH_SIZE):
+            batch = new[start : start + BATCH_SIZE]
+            self._recent.update(zip(batch, self._batch([self.prefix + text for text in batch]), strict=True))
+        vectors = np.stack([self._recent[text] for text in texts])
+        for text in list(self._recent)[:-RECENT]:
+            del self._recent[text]
+        return vectors
+
+    def _batch(self, texts: list[str]) -> np.ndarray:
+        device = next(self.module.parameters()).device
+        read = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        mask_BT1 = read["attention_mask"].unsqueeze(-1).to(device)
+        names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in read]
+        with torch.inference_mode():
+            states_BTD = self.read(**{name: read[name].to(device) for name in names}).float()
+            mean_BD = (states_BTD * mask_BT1).sum(dim=1) / mask_BT1.sum(dim=1)
+            return nn.functional.normalize(mean_BD, dim=-1).cpu().numpy()
+
+
+@dataclass(frozen=True)
+class EncoderFolder:
+    """An encoder that has not been read yet: its weights are in memory only while somebody holds what `open` gives."""
+
+    folder: Path
+    prefix: str
+    hash: str
+    """Twelve hexadecimal digits of all that decides its vectors: weights, tokenizer, config, prefix."""
+
+    def open(self) -> TextVectors:
+        """Raises UserError for what is no text encoder, DoesNotFit where memory is short."""
+        vectors = _OPEN.get((self.folder, self.hash))
+        if vectors is None:
+            vectors = _OPEN[self.folder, self.hash] = _opened(self)
+        return vectors
+
+
+_OPEN: "WeakValueDictionary[tuple[Path, str], TextVectors]" = WeakValueDictionary()
+_SUFFIXES = {".json", ".txt", ".model"}
+
+
+def encoder_folder(name: str, prefix: str = "") -> EncoderFolder:
+    """Checked and hashed, not read; `prefix` is what an encoder wants before each text, as E5's "query: "."""
+    folder = place_of(name, "text_encoder")
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder} (looked from {Path.cwd()}); name one of a text encoder")
+    refuse_remote_code(folder)
+    beside = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES and file.is_file())
+    return EncoderFolder(folder, prefix, hash_of([*weights_in(folder), *beside], prefix))
+
+
+def of_folder(name: str, prefix: str = "") -> TextVectors:
+    return encoder_folder(name, prefix).open()
+
+
+def _opened(source: EncoderFolder) -> TextVectors:
+    folder, told = source.folder, {"trust_remote_code": False, "local_files_only": True}
+    transformers_logging.disable_progress_bar()
+    _check_memory(folder)
+    with what_loading_raises(folder, "a text encoder"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **told)
+        if tokenizer.pad_token_id is None:
+            raise ValueError("its tokenizer has no padding token")
+        encoder, report = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **told
+        )
+        if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
+            raise ValueError(f"{len(missing)} of its weights are not in the folder, the first is {missing[0]}")
+    longest = getattr(encoder.config, "max_position_embeddings", MOST_TOKENS)
+
+    def read(**inputs: torch.Tensor) -> torch.Tensor:
+        return encoder(**inputs).last_hidden_state
+
+    most = min(MOST_TOKENS, longest, tokenizer.model_max_length)
+    return TextVectors(encoder.requires_grad_(False), read, tokenizer, most, source.hash, source.prefix)
+
+
+def _check_memory(folder: Path) -> None:
+    """Weights as fp32, which may be stored in half of that, and a batch of long texts."""
+    need = 2 * sum(file.stat().st_size for file in weights_in(folder)) + 2**29
+    available = available_memory()
+    if available is not None and need > available:
+        raise DoesNotFit(
+            f"the text encoder {folder} needs {need / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB of memory are "
+            "available; close other programs or take a smaller encoder"
+        )
