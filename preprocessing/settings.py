@@ -72,9 +72,9 @@ class JobConfig:
     meaning_threshold: float = 0.97
     """For near-in-meaning: texts say the same whose vectors have this cosine, or more."""
     retrieve_from: list[str] = field(default_factory=list)
-    """For retrieve: sources with actions, as READER=PATH; a record without any gets those of the nearest case. Training
-    counts such labels half (origin_weights: retrieved)."""
-    retrieve_least: float = 0.7
+    """For retrieve: sources with actions, as READER=PATH; a record without any gets those of the nearest case, which
+    training counts half (origin_weights: retrieved)."""
+    retrieve_least: float = 0.8
     """For retrieve: the least cosine of a case that is near enough; another encoder, another bound."""
     rows_per_shard: int = 50_000
     """Rows of one Parquet file."""
