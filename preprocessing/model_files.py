@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -42,6 +43,14 @@ def place_of(name: str, what: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"{what} {name!r}: no Python package {package!r} is installed; pip install it first")
     return Path(spec.submodule_search_locations[0]) / inside
+
+
+def kind_of(folder: Path) -> Any:
+    """What config.json says its model is; raises UserError where it says nothing."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder} is no model folder: {error}") from None
 
 
 def weights_in(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ Computed in fp32 on the CPU, in batches of texts of like length; other texts in 
 only. Letters: B texts, T tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -24,13 +24,16 @@ from preprocessing.errors import DoesNotFit, UserError
 from preprocessing.model_files import (
     available_memory,
     hash_of,
+    kind_of,
     place_of,
     refuse_remote_code,
     weights_in,
     what_loading_raises,
 )
 
-BATCH_SIZE = 64
+BATCH_TOKENS = 2_048
+"""Of a batch, its padding counted: what is held at a time must not grow with the length of texts. All-MiniLM read 234
+short texts a second so, and 113 in batches of 32,768 tokens, on one core (docs/preprocessing-steps.md)."""
 RECENT = 1_024
 """Texts of which the vectors are kept: two steps of a job ask for the same ones, a batch apart."""
 MOST_TOKENS = 512
@@ -56,24 +59,37 @@ class TextVectors:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """(texts, D), float32, in the order of the texts, of which there must be one at least."""
-        new = sorted({text for text in texts if text not in self._recent}, key=lambda text: (len(text), text))
-        for start in range(0, len(new), BATCH_SIZE):
-            batch = new[start : start + BATCH_SIZE]
-            self._recent.update(zip(batch, self._batch([self.prefix + text for text in batch]), strict=True))
+        new = list(dict.fromkeys(text for text in texts if text not in self._recent))
+        whole = [self.prefix + text for text in new]
+        ids = self.tokenizer(whole, truncation=True, max_length=self.max_length)["input_ids"] if new else []
+        for batch in _batches([len(row) for row in ids]):
+            vectors = self._batch([ids[number] for number in batch])
+            self._recent.update(zip((new[number] for number in batch), vectors, strict=True))
         vectors = np.stack([self._recent[text] for text in texts])
         for text in list(self._recent)[:-RECENT]:
             del self._recent[text]
         return vectors
 
-    def _batch(self, texts: list[str]) -> np.ndarray:
+    def _batch(self, ids: list[list[int]]) -> np.ndarray:
         device = next(self.module.parameters()).device
-        read = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
-        mask_BT1 = read["attention_mask"].unsqueeze(-1).to(device)
-        names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in read]
+        read = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(device)
+        mask_BT1 = read["attention_mask"].unsqueeze(-1)
         with torch.inference_mode():
-            states_BTD = self.read(**{name: read[name].to(device) for name in names}).float()
+            states_BTD = self.read(input_ids=read["input_ids"], attention_mask=read["attention_mask"]).float()
             mean_BD = (states_BTD * mask_BT1).sum(dim=1) / mask_BT1.sum(dim=1)
             return nn.functional.normalize(mean_BD, dim=-1).cpu().numpy()
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers of rows of like length, the longest first: what does not fit is seen at once."""
+    batch: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,8 @@ def encoder_folder(name: str, prefix: str = "") -> EncoderFolder:
     folder = place_of(name, "text_encoder")
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder} (looked from {Path.cwd()}); name one of a text encoder")
+    if kind_of(folder) == "redheart":
+        raise UserError(f"{folder} holds a Red Heart model; a job takes the folder of a Hugging Face encoder")
     refuse_remote_code(folder)
     beside = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES and file.is_file())
     return EncoderFolder(folder, prefix, hash_of([*weights_in(folder), *beside], prefix))

@@ -271,10 +271,10 @@ def test_the_encoder_is_not_held_once_the_steps_are_done(encoder: Path, scenario
 @pytest.mark.slow
 def test_a_real_encoder_finds_the_case_that_is_told_in_other_words(scenarios: list[Record], dev: list[Record]) -> None:
     told = {
-        "A nurse sleeping across from us on the Yamanote train was being filmed on the phone of the man beside me, who "
-        "held it low between his knees. He wears a wedding ring.": "The man next to me on the Yamanote line",
-        "At dinner my stepfather read aloud from the diary of my thirteen-year-old sister and imitated her voice; now I "
-        "cannot swallow the food he makes.": "My stepfather reads my little sister's diary",
+        "A nurse sleeping across from us on the Yamanote train was being filmed on the phone of the man beside me, "
+        "who held it low between his knees. He wears a wedding ring.": "The man next to me on the Yamanote line",
+        "At dinner my stepfather read aloud from the diary of my thirteen-year-old sister and imitated her voice; now "
+        "I cannot swallow the food he makes.": "My stepfather reads my little sister's diary",
     }
     everything = [f"scenarios={TRAIN.with_name(name)}" for name in ("train.jsonl", "dev.jsonl", "test.jsonl")]
     one = SimilarActions(everything, encoder_folder(minilm()), 0.7)

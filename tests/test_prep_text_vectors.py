@@ -45,6 +45,13 @@ def test_vectors_are_those_of_transformers_whatever_is_asked_with_them(saved: Pa
     np.testing.assert_allclose(embed([texts[3], texts[3], texts[5]]), expected[[3, 3, 5]], atol=1e-5)
 
 
+def test_texts_of_any_length_are_read_in_batches_of_so_many_tokens(saved: Path, scenarios: list[Record]) -> None:
+    """The longest are cut as Transformers cuts them; none is left out or read twice."""
+    long = " ".join(record.text for record in scenarios[:20])
+    texts = [long[:end] for end in range(10, len(long), 97)]
+    np.testing.assert_allclose(of_folder(str(saved))(texts), plain_vectors(saved, texts), atol=1e-5)
+
+
 def test_a_prefix_goes_before_each_text(saved: Path) -> None:
     found = of_folder(str(saved), "query: ")(["I was glad.", "기뻤다."])
     np.testing.assert_allclose(found, plain_vectors(saved, ["query: I was glad.", "query: 기뻤다."]), atol=1e-5)
@@ -104,13 +111,14 @@ def cut_short(folder: Path) -> None:
     ("spoil", "said"),
     [
         (shutil.rmtree, "there is no folder"),
-        (without("config.json"), r"has no config\.json"),
+        (without("config.json"), r"is no model folder: .*config\.json"),
+        (without("tokenizer_config.json"), r"has no tokenizer_config\.json"),
         (as_pickle, r"pytorch_model\.bin is a pickle"),
         (lacking_a_layer, r"16 of its weights are not in the folder, the first is encoder\.layer\.1"),
         (with_code, "auto_map"),
         (cut_short, "could not be loaded as a text encoder"),
     ],
-    ids=["nothing", "config", "pickle", "layer", "code", "cut"],
+    ids=["nothing", "config", "tokenizer", "pickle", "layer", "code", "cut"],
 )
 def test_a_folder_that_gives_no_vectors_is_refused_with_the_reason(
     folder: Path, spoil: Callable[[Path], None], said: str
@@ -118,6 +126,11 @@ def test_a_folder_that_gives_no_vectors_is_refused_with_the_reason(
     spoil(folder)
     with pytest.raises(UserError, match=said):
         of_folder(str(folder))
+
+
+def test_a_red_heart_model_is_no_encoder_of_a_job(tiny_model_dir: Path) -> None:
+    with pytest.raises(UserError, match="holds a Red Heart model"):
+        encoder_folder(str(tiny_model_dir))
 
 
 def test_an_encoder_larger_than_the_memory_is_refused_before_it_is_read(folder: Path) -> None:

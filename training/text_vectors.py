@@ -6,7 +6,6 @@ Run   through training/similar.py and training/predict.py
 """
 
 import hashlib
-import json
 from pathlib import Path
 
 from torch import nn
@@ -14,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preprocessing import text_vectors
 from preprocessing.errors import UserError
-from preprocessing.model_files import place_of
+from preprocessing.model_files import kind_of, place_of
 from preprocessing.text_vectors import TextVectors
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.modeling_embeddings import TextEncoder
@@ -36,11 +35,7 @@ def of_model(model: RedHeartForMultiTask, tokenizer: PreTrainedTokenizerBase) ->
 def of_folder(folder: Path | str, prefix: str | None = None) -> TextVectors:
     """Of a Red Heart model, or of an encoder that AutoModel loads; `prefix` is for the latter, as E5's "query: "."""
     folder = place_of(str(folder), "model")
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder} is no model folder: {error}") from None
-    if kind != "redheart":
+    if kind_of(folder) != "redheart":
         return text_vectors.of_folder(str(folder), prefix or "")
     if prefix is not None:
         raise UserError("a Red Heart model has the prefix it was trained with; leave --prefix out")
