@@ -11,6 +11,7 @@ letters, a row goes only if the earlier one has each of its labels with the same
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import islice
 
 import faiss
@@ -29,7 +30,10 @@ NEAREST = 8
 
 
 class NearInMeaning:
-    """Judges records by their `text` alone; those with a second part, a worse text, turns or actions pass."""
+    """Judges records by their `text` alone; those with a second part, a worse text, turns or actions pass.
+
+    So do those in a language that the encoder is not to read.
+    """
 
     name = "near-in-meaning"
 
@@ -43,41 +47,60 @@ class NearInMeaning:
     def __call__(self, records: Iterable[Record]) -> Iterator[Record | Rejected]:
         remaining = iter(records)
         embed = self.encoder.open()
-        index: faiss.IndexFlatIP | None = None
-        kept: list[_Kept] = []
+        reads = cache(self.encoder.reads)
+        kept = _Kept(self.threshold)
         while batch := list(islice(remaining, BATCH)):
-            vectors = np.ascontiguousarray(embed([record.text for record in batch]), dtype=np.float32)
-            if index is None:
-                index = faiss.IndexFlatIP(vectors.shape[1])
-            before = len(kept)
-            earlier = _earlier(index, vectors, self.threshold)
-            among = vectors @ vectors.T
-            added: list[int] = []
-            for row, record in enumerate(batch):
-                if record.text_pair or record.worse or record.turns or record.actions:
-                    yield record
-                    continue
-                alike = [(score, kept[place]) for score, place in earlier[row]]
-                alike += [
-                    (float(among[row, other]), kept[before + place])
-                    for place, other in enumerate(added)
-                    if among[row, other] >= self.threshold
-                ]
-                said = frozenset((label, repr(value)) for label, value in labels_of(record))
-                covering = [(score, name) for score, (name, labels) in alike if said <= labels]
-                if covering:
-                    score, name = max(covering)
-                    yield set_aside(record, "same-meaning", f"{score:.3f} like {name}")
-                    continue
-                if alike:
-                    self.counts["kept: like an earlier text, with other labels"] += 1
-                kept.append((record.id, said))
-                added.append(row)
-                yield record
-            index.add(vectors[added])
+            out: dict[int, Record | Rejected] = dict(enumerate(batch))
+            places = [place for place, record in enumerate(batch) if reads(record.language) and _is_compared(record)]
+            self.counts["passed: in a language that the encoder does not read"] += sum(
+                not reads(record.language) for record in batch
+            )
+            if places:
+                vectors = np.ascontiguousarray(embed([batch[place].text for place in places]), dtype=np.float32)
+                out.update(zip(places, kept.judged([batch[place] for place in places], vectors), strict=True))
+            yield from out.values()
+        self.counts = +(self.counts + kept.counts)
 
 
-_Kept = tuple[str, frozenset[tuple[str, str]]]
+def _is_compared(record: Record) -> bool:
+    return not (record.text_pair or record.worse or record.turns or record.actions)
+
+
+class _Kept:
+    """What was kept so far."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        self.index: faiss.IndexFlatIP | None = None
+        self.said: list[tuple[str, frozenset[tuple[str, str]]]] = []
+        self.counts: Counter[str] = Counter()
+
+    def judged(self, records: list[Record], vectors: np.ndarray) -> Iterator[Record | Rejected]:
+        if self.index is None:
+            self.index = faiss.IndexFlatIP(vectors.shape[1])
+        before = len(self.said)
+        earlier = _earlier(self.index, vectors, self.threshold)
+        among = vectors @ vectors.T
+        added: list[int] = []
+        for row, record in enumerate(records):
+            alike = [(score, self.said[place]) for score, place in earlier[row]]
+            alike += [
+                (float(among[row, other]), self.said[before + place])
+                for place, other in enumerate(added)
+                if among[row, other] >= self.threshold
+            ]
+            said = frozenset((label, repr(value)) for label, value in labels_of(record))
+            covering = [(score, name) for score, (name, labels) in alike if said <= labels]
+            if covering:
+                score, name = max(covering)
+                yield set_aside(record, "same-meaning", f"{score:.3f} like {name}")
+                continue
+            if alike:
+                self.counts["kept: like an earlier text, with other labels"] += 1
+            self.said.append((record.id, said))
+            added.append(row)
+            yield record
+        self.index.add(vectors[added])
 
 
 def _earlier(index: faiss.IndexFlatIP, vectors: np.ndarray, threshold: float) -> list[list[tuple[float, int]]]:

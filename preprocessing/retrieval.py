@@ -46,6 +46,10 @@ class Encoder(Protocol):
 
     def open(self) -> Embed: ...
 
+    def reads(self, language: str) -> bool:
+        """False where texts in it are to be let pass; raises UserError where its vectors would mean nothing."""
+        ...
+
 
 @dataclass(frozen=True)
 class Near:

@@ -29,6 +29,7 @@ STEP_FIELDS = (
     "other_labels",
     "text_encoder",
     "text_encoder_prefix",
+    "text_encoder_languages",
     "meaning_threshold",
     "retrieve_from",
     "retrieve_least",
@@ -69,6 +70,8 @@ class JobConfig:
     """For near-in-meaning and retrieve: folder of a Hugging Face encoder, or package:NAME/FOLDER."""
     text_encoder_prefix: str = ""
     """What the encoder wants before each text, as "query: " for E5."""
+    text_encoder_languages: list[str] = field(default_factory=lambda: ["en", "ko"])
+    """Which ones it reads; rows in another pass near-in-meaning and retrieve as they are."""
     meaning_threshold: float = 0.97
     """For near-in-meaning: texts say the same whose vectors have this cosine, or more."""
     retrieve_from: list[str] = field(default_factory=list)

@@ -17,6 +17,7 @@ have the same text: the best match there is. It is never the record itself, whic
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 
 from preprocessing.alternatives import may_be_given_actions
@@ -49,24 +50,43 @@ class SimilarActions:
     def __call__(self, records: Iterable[Record]) -> Iterator[Record | Rejected]:
         remaining = iter(records)
         embed = self.encoder.open()
-        cases = {language: self._indexed(found, embed) for language, found in self._cases().items()}
+        cases = self._cases()
+        indexed = cache(lambda language: self._indexed(cases.get(language, []), embed))
+        reads = cache(self.encoder.reads)
         while batch := list(islice(remaining, BATCH)):
-            given: dict[int, Record] = {}
-            for language, known in cases.items():
+            found: dict[int, Record | str] = {}
+            for language in sorted({record.language for record in batch}):
                 places = [
                     place
                     for place, record in enumerate(batch)
                     if record.language == language and may_be_given_actions(record)
                 ]
-                if places:
-                    vectors = embed([batch[place].text for place in places])
-                    near = known.index.places(vectors, self.encoder.hash, known.enough, least=self.least)
-                    for place, found in zip(places, near, strict=True):
-                        if taken := self._taken(batch[place], known.records, found):
-                            given[place] = taken
+                if not places:
+                    continue
+                if not reads(language):
+                    found.update(dict.fromkeys(places, "in a language that the encoder does not read"))
+                elif (known := indexed(language)) is None:
+                    found.update(dict.fromkeys(places, "no case in their language"))
+                else:
+                    found.update(zip(places, self._found(known, [batch[p] for p in places], embed), strict=True))
             for place, record in enumerate(batch):
-                self.counts[self._outcome(record, place in given, record.language in cases)] += 1
-                yield given.get(place, record)
+                yield self._counted(record, found.get(place))
+
+    def _found(self, known: "_Cases", records: list[Record], embed: Embed) -> Iterator[Record | str]:
+        """Each record with its actions, or why it has none."""
+        vectors = embed([record.text for record in records])
+        near = known.index.places(vectors, self.encoder.hash, known.enough, least=self.least)
+        for record, found in zip(records, near, strict=True):
+            taken = self._taken(record, known.records, found)
+            yield taken or f"no case of a cosine of {self.least:g}"
+
+    def _counted(self, record: Record, found: Record | str | None) -> Record:
+        if isinstance(found, Record):
+            self.counts["given the actions of a like case"] += 1
+            return found
+        why = found or ("have actions" if record.actions is not None else "no place for actions")
+        self.counts[f"left as they were: {why}"] += 1
+        return record
 
     def _cases(self) -> dict[str, list[Record]]:
         """By language, the records with actions that people gave. Raises UserError where there is none."""
@@ -84,7 +104,9 @@ class SimilarActions:
             raise UserError(f"no record of {named} has actions of its source; name others in retrieve_from")
         return cases
 
-    def _indexed(self, cases: list[Record], embed: Embed) -> "_Cases":
+    def _indexed(self, cases: list[Record], embed: Embed) -> "_Cases | None":
+        if not cases:
+            return None
         for record in cases:
             origin = self._origin(record)
             if any(origin_faults({"actions": origin}, {}, {"actions"})):
@@ -117,17 +139,6 @@ class SimilarActions:
             origins=record.origins | {"actions": self._origin(case), "regret": DERIVED},
             confidence=record.confidence | {"actions": cosine, "regret": cosine},
         )
-
-    def _outcome(self, record: Record, given: bool, has_cases: bool) -> str:
-        if given:
-            return "given the actions of a like case"
-        if record.actions is not None:
-            return "left as they were: have actions"
-        if not may_be_given_actions(record):
-            return "left as they were: no place for actions"
-        if not has_cases:
-            return "left as they were: no case in their language"
-        return f"left as they were: no case of a cosine of {self.least:g}"
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def _encoder(config: JobConfig) -> "EncoderFolder":  # type: ignore[name-defined
     from preprocessing.text_vectors import encoder_folder
 
     assert config.text_encoder is not None
-    return encoder_folder(config.text_encoder, config.text_encoder_prefix)
+    return encoder_folder(config.text_encoder, config.text_encoder_prefix, config.text_encoder_languages)
 
 
 STEPS: dict[str, Callable[[JobConfig], Step]] = {

@@ -9,7 +9,7 @@ Computed in fp32 on the CPU, in batches of texts of like length; other texts in 
 only. Letters: B texts, T tokens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -30,6 +30,7 @@ from preprocessing.model_files import (
     weights_in,
     what_loading_raises,
 )
+from preprocessing.records import LANGUAGES
 
 BATCH_TOKENS = 2_048
 """Of a batch, its padding counted: what is held at a time must not grow with the length of texts. All-MiniLM read 234
@@ -37,6 +38,14 @@ short texts a second so, and 113 in batches of 32,768 tokens, on one core (docs/
 RECENT = 1_024
 """Texts of which the vectors are kept: two steps of a job ask for the same ones, a batch apart."""
 MOST_TOKENS = 512
+PROBES = {
+    "en": "I wanted to call my mother back yesterday evening, but the shop was full and I forgot about it again.",
+    "ko": "어제 저녁에 어머니께 다시 전화를 드리려고 했는데 가게에 손님이 많아서 또 깜빡 잊어버리고 말았다.",
+}
+"""Everyday words of each language."""
+MOST_TOKENS_A_LETTER, MOST_UNKNOWN = 1.5, 0.02
+"""An encoder whose tokenizer spells words out, or does not know them, was not taught to read them: all-MiniLM makes
+1.7 tokens of a Korean syllable, and texts of which it knows no word are one to it (docs/preprocessing-steps.md)."""
 Read = Callable[..., torch.Tensor]
 
 
@@ -100,6 +109,8 @@ class EncoderFolder:
     prefix: str
     hash: str
     """Twelve hexadecimal digits of all that decides its vectors: weights, tokenizer, config, prefix."""
+    languages: frozenset[str]
+    """Of the texts that are to become vectors."""
 
     def open(self) -> TextVectors:
         """Raises UserError for what is no text encoder, DoesNotFit where memory is short."""
@@ -108,13 +119,31 @@ class EncoderFolder:
             vectors = _OPEN[self.folder, self.hash] = _opened(self)
         return vectors
 
+    def reads(self, language: str) -> bool:
+        """Whether texts in it are to become vectors; raises UserError where the tokenizer does not know its words."""
+        if language not in self.languages:
+            return False
+        text, tokenizer = PROBES[language], self.open().tokenizer
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        a_letter = len(ids) / len(text.replace(" ", ""))
+        unknown = ids.count(tokenizer.unk_token_id) / len(ids)
+        if a_letter > MOST_TOKENS_A_LETTER or unknown > MOST_UNKNOWN:
+            raise UserError(
+                f"{self.folder} does not read {language!r}: its tokenizer makes {a_letter:.2f} tokens of a letter, "
+                f"{unknown:.0%} of them unknown, and unlike texts would be alike to it; take an encoder of that "
+                "language, or leave it out of text_encoder_languages: its rows pass as they are"
+            )
+        return True
+
 
 _OPEN: "WeakValueDictionary[tuple[Path, str], TextVectors]" = WeakValueDictionary()
 _SUFFIXES = {".json", ".txt", ".model"}
 
 
-def encoder_folder(name: str, prefix: str = "") -> EncoderFolder:
+def encoder_folder(name: str, prefix: str = "", languages: Iterable[str] = LANGUAGES) -> EncoderFolder:
     """Checked and hashed, not read; `prefix` is what an encoder wants before each text, as E5's "query: "."""
+    if unknown := sorted(set(languages) - set(LANGUAGES)):
+        raise UserError(f"text_encoder_languages names {unknown}; known are {', '.join(LANGUAGES)}")
     folder = place_of(name, "text_encoder")
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder} (looked from {Path.cwd()}); name one of a text encoder")
@@ -122,7 +151,7 @@ def encoder_folder(name: str, prefix: str = "") -> EncoderFolder:
         raise UserError(f"{folder} holds a Red Heart model; a job takes the folder of a Hugging Face encoder")
     refuse_remote_code(folder)
     beside = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES and file.is_file())
-    return EncoderFolder(folder, prefix, hash_of([*weights_in(folder), *beside], prefix))
+    return EncoderFolder(folder, prefix, hash_of([*weights_in(folder), *beside], prefix), frozenset(languages))
 
 
 def of_folder(name: str, prefix: str = "") -> TextVectors:

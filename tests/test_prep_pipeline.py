@@ -194,6 +194,7 @@ def test_a_damaged_data_set_is_not_trained_on(tmp_path: Path):
         (["--data", SOURCE, *FROM], "retrieve_from is set, but steps does not name retrieve"),
         (["--data", SOURCE, *BY], "steps names none of near-in-meaning, retrieve"),
         (["--data", SOURCE, "--steps", "[retrieve]", *FROM, *BY], "there is no folder nowhere"),
+        (["--data", SOURCE, "--steps", "[retrieve]", *FROM, *BY, "--text-encoder-languages", "[fr]"], "names ['fr']"),
         (["--data", SOURCE, "--steps", "[retrieve]", "--retrieve-from"], "--retrieve_from names no source"),
         (["--data", SOURCE, "--steps", "[retrieve, duplicates]", *FROM, *BY], "steps has retrieve before duplicates"),
     ],

@@ -44,6 +44,9 @@ class Letters:
 
     hash = "1e77e25"
 
+    def reads(self, language: str) -> bool:
+        return True
+
     def open(self) -> Callable[[list[str]], np.ndarray]:
         return of_letters
 

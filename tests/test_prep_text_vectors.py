@@ -138,4 +138,4 @@ def test_an_encoder_larger_than_the_memory_is_refused_before_it_is_read(folder: 
     with (folder / "model.safetensors").open("r+b") as file:
         file.truncate(1 << 41)
     with pytest.raises(DoesNotFit, match="GiB"):
-        text_vectors.EncoderFolder(folder, "", "0").open()
+        text_vectors.EncoderFolder(folder, "", "0", frozenset()).open()
