@@ -9,10 +9,10 @@ Run   python benchmarks/preprocessing.py --rows 10000 --rows 100000
       python benchmarks/preprocessing.py --signatures
 
 Texts are put together from real sentences of six files, Korean and English, to lengths drawn from those of the files'
-texts (English alone for the steps by meaning: all-MiniLM reads no other); one row in twenty repeats an earlier one, one
-in twenty with a word changed. Each step runs in a process of its own over a file of these, which it reads row by row,
-so that its memory is told apart from the others'. "read" is that alone, and its seconds are in those of every other
-line. The clock counts what other programs take of a processor that is shared. --signatures puts rensa beside
+texts (English alone for the steps by meaning: all-MiniLM reads no other); one row in twenty repeats an earlier one,
+one in twenty with a word changed. Each step runs in a process of its own over a file of these, which it reads row by
+row, so that its memory is told apart from the others'. "read" is that alone, and its seconds are in those of every
+other line. The clock counts what other programs take of a processor that is shared. --signatures puts rensa beside
 datasketch (pip install datasketch) on the same sets of letters.
 """
 
