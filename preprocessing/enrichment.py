@@ -24,6 +24,7 @@ from typing import Any
 import llguidance.hf
 import torch
 
+from preprocessing.alternatives import can_hold_actions
 from preprocessing.confidence import falling, judged
 from preprocessing.decode import Writer, Written
 from preprocessing.decoding import Decoding
@@ -31,12 +32,11 @@ from preprocessing.errors import UserError
 from preprocessing.llm import Llm
 from preprocessing.origins import DERIVED
 from preprocessing.records import Action, Record
+from preprocessing.regret import regret_of
 from preprocessing.schema import UTILITY, Item, Prompt, data_of, grammar_actions, load_prompt
 from preprocessing.score import Scorer, calibrated, question
 from preprocessing.text import normalise
-from redheart_hf import RedHeartConfig
 from redheart_hf.labels import VIEWS
-from redheart_hf.modeling_head_regret import regret_of as regret_of_missed
 
 PROMPTS = ("affect@1", "circumstances@1", "culture@1", "alternatives@1")
 _FORM = "2"
@@ -210,15 +210,9 @@ def merged(record: Record, answers: dict[str, Answer]) -> Record:
     return replace(record, **changes, origins=origins, confidence=confidence)
 
 
-def regret_of(utilities: Sequence[Sequence[float]], chosen: int) -> list[float]:
-    """In each view the model's own formula, of the distance from the chosen action's utility to the best one's."""
-    missed = torch.tensor([max(view) - view[chosen] for view in zip(*utilities, strict=True)], dtype=torch.float64)
-    return regret_of_missed(missed, RedHeartConfig.regret_aversion).tolist()
-
-
 def _wants(record: Record, prompt: Prompt, only_missing: bool) -> bool:
-    if prompt.writes and (record.turns is not None or record.worse is not None):
-        return False  # such a record has no place for actions
+    if prompt.writes and not can_hold_actions(record):
+        return False
     return not only_missing or any(getattr(record, field) is None for field in prompt.fields)
 
 

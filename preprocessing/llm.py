@@ -9,15 +9,12 @@ for the CPU, which unpacks inside the product, is made for one row at a time: ov
 it takes several times as long (`python benchmarks/enrichment.py`), so it is a choice of its own, nf4-packed.
 """
 
-import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from preprocessing.errors import DoesNotFit, UserError
 from preprocessing.memory_room import room
-from preprocessing.sources import expand
+from preprocessing.model_files import hash_of, place_of, refuse_remote_code, weights_in
 
 QUANTIZATIONS = {
     "nf4": "4 bits, unpacked layer by layer: the default",
@@ -98,7 +95,8 @@ def load_llm(folder: str, quantization: str = "nf4") -> Llm:
     if gguf is not None:
         source["gguf_file"] = gguf.name
     files = [gguf] if gguf is not None else _files_of(path)
-    _refuse_remote_code(path, gguf)
+    if gguf is None:
+        refuse_remote_code(path)
     config = _read("config", path, AutoConfig, source)
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(f"{path}: {config.model_type} is not a causal language model; it cannot write answers")
@@ -107,21 +105,12 @@ def load_llm(folder: str, quantization: str = "nf4") -> Llm:
     _check_memory(files, config, quantization)
     model = _quantised(path, source, quantization)
     name = re.sub(r"[^\w.-]+", "-", gguf.stem if gguf is not None else path.resolve().name)
-    return Llm(model=model, tokenizer=tokenizer, name=name, hash=_hash(files), quantization=quantization)
+    return Llm(model=model, tokenizer=tokenizer, name=name, hash=hash_of(files), quantization=quantization)
 
 
 def resolve_llm(name: str) -> tuple[Path, Path | None]:
     """The folder, and its GGUF file where it is one of these; a GGUF file may be named itself."""
-    location = expand(name)
-    if location.startswith("package:"):
-        package, _, inside = location.removeprefix("package:").partition("/")
-        spec = find_spec(package) if package.isidentifier() else None
-        if spec is None or not spec.submodule_search_locations:
-            raise UserError(
-                f"language model {name!r}: no Python package {package!r} is installed; pip install it first"
-            )
-        location = str(Path(spec.submodule_search_locations[0]) / inside)
-    path = Path(location)
+    path = place_of(name, "language model")
     if path.is_file() and path.suffix == ".gguf":
         return path.parent, path
     if (path / "config.json").is_file():
@@ -134,28 +123,8 @@ def resolve_llm(name: str) -> tuple[Path, Path | None]:
 
 
 def _files_of(path: Path) -> list[Path]:
-    weights = sorted(path.glob("*.safetensors"))
-    if not weights:
-        pickles = sorted(file.name for file in [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")])
-        also = f"; {pickles[0]} is a pickle, which can run code when it is read: save it as safetensors" * bool(
-            pickles
-        )
-        raise UserError(f"{path} holds no *.safetensors{also}")
     named = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-    return [*weights, *(file for file in map(path.joinpath, named) if file.is_file())]
-
-
-def _refuse_remote_code(path: Path, gguf: Path | None) -> None:
-    for name in ("config.json", "tokenizer_config.json") if gguf is None else ():
-        file = path / name
-        if not file.is_file():
-            raise UserError(f"{path} has no {name}: it is no model folder with a tokenizer, as save_pretrained writes")
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{file} is not JSON: {error}") from None
-        if "auto_map" in values:
-            raise UserError(f"{file} asks for code of its own to be run (auto_map); it is not run here: another model")
+    return [*weights_in(path), *(file for file in map(path.joinpath, named) if file.is_file())]
 
 
 def _read(what: str, path: Path, kind: Any, source: dict[str, Any]) -> Any:
@@ -243,11 +212,3 @@ def _replace_linears(model: Any, bitsandbytes: Any) -> None:
         layer.weight = bitsandbytes.nn.Params4bit(module.weight.data, requires_grad=False, quant_type="nf4")
         layer.bias = module.bias
         model.set_submodule(name, layer.to("cpu"))
-
-
-def _hash(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(os.fsencode(file.name) + b"\0" + hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:12]

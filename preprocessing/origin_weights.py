@@ -1,11 +1,12 @@
-"""How much a label counts by where it comes from: from people, from a language model, derived from other labels.
+"""How much a label counts by where it comes from: people, a language model, a like case, or other labels.
 
 In    records with `origins`; weights by kind of origin.
 Out   records without the labels that count nothing; of each record label -> weight, where it is not one.
 Run   `python -c "from preprocessing.origin_weights import *; print(complete({'llm': 0.3}))"`
 
 A language model's labels count half unless told otherwise: where people labelled the same kind of thing, theirs shall
-decide. A term of the loss whose labels are all of one origin is not changed by that, as its loss is a weighted mean.
+decide. So do labels of a like case: people gave them, but to another text. A term of the loss whose labels are all of
+one origin is not changed by that, as its loss is a weighted mean.
 """
 
 import math
@@ -14,15 +15,15 @@ from dataclasses import replace
 from typing import Any
 
 from preprocessing.errors import UserError
-from preprocessing.origins import DERIVED
+from preprocessing.origins import DERIVED, RETRIEVED
 from preprocessing.records import RANGES, Record
 
 LABELS = (*RANGES, "actions")
 """Of which `origins` may speak."""
-DEFAULT = {"human": 1.0, "llm": 0.5, DERIVED: 0.5}
-"""Kind of origin -> weight. Derived labels follow the language model's: so far they are computed from its answers."""
+DEFAULT = {"human": 1.0, "llm": 0.5, RETRIEVED: 0.5, DERIVED: 0.5}
+"""Kind of origin -> weight. Derived labels follow the other two: so far they are computed from such actions."""
 
-ONLY_HUMAN = {"human": 1.0, "llm": 0.0, DERIVED: 0.0}
+ONLY_HUMAN = {"human": 1.0, "llm": 0.0, RETRIEVED: 0.0, DERIVED: 0.0}
 """What a model is judged by."""
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 
 from preprocessing.errors import UserError
 from preprocessing.groups import connected
+from preprocessing.origins import taken_from
 from preprocessing.records import Record
 from preprocessing.text import normalise
 
@@ -56,12 +57,19 @@ def find_overlaps(train: Iterable[Record], dev: Iterable[Record] = ()) -> Overla
 
 
 def without_overlaps(dev: Iterable[Record], train: Iterable[Record]) -> tuple[list[Record], list[Record]]:
-    """dev as (kept, dropped): dropped are records that share a text or a same_as key with any record of train."""
-    learnt = {key for record in train for key in _keys(record)}
+    """dev as (kept, dropped): dropped are records that share a text or a same_as key with any record of train.
+
+    So are those from which a record of train has taken its labels.
+    """
+    learnt: set[tuple[str, str]] = set()
+    taken: set[str] = set()
+    for record in train:
+        learnt.update(_keys(record))
+        taken.update(name for name, _ in taken_from(record.origins))
     kept: list[Record] = []
     dropped: list[Record] = []
     for record in dev:
-        (kept if learnt.isdisjoint(_keys(record)) else dropped).append(record)
+        (kept if learnt.isdisjoint(_keys(record)) and record.id not in taken else dropped).append(record)
     return kept, dropped
 
 

@@ -4,7 +4,7 @@ In    sources, a language model's folder if labels are to be filled in; recipe o
 Out   OUTPUT with Parquet shards, README.md, rejected.jsonl and manifest.json; OUTPUT.answers beside it.
 Run   `python -m preprocessing.pipeline --data scenarios=data/scenarios/train.jsonl --output outputs/mine`
 
-read → filter → enrich → merge → balance → encode, in this order, below. A process that is killed at any
+read → filter → retrieve → enrich → merge → balance → encode, in this order, below. A process that is killed at any
 moment leaves what it did to the next; two that run at a time share the rows between them. Either way the data set has
 the same bytes as from one process that was left alone.
 """
@@ -23,6 +23,7 @@ from preprocessing.card import card
 from preprocessing.errors import UserError, run
 from preprocessing.folders import file_digest, write_folder
 from preprocessing.origin_weights import LABELS
+from preprocessing.origins import in_short, taken_from
 from preprocessing.prepared import Prepared, check_counts, found, prepare
 from preprocessing.readers import files_of, parse_source
 from preprocessing.readers_enriched import KIND
@@ -55,7 +56,8 @@ def run_job(config: JobConfig) -> None:
 
 
 def make(config: JobConfig, steps: list[Step], asker: Asker | None) -> None:
-    rows_of = fingerprint(_FORM, sources_of(config), config.step_settings())
+    made_of = [getattr(step, "made_of", None) for step in steps]
+    rows_of = fingerprint(_FORM, sources_of(config), config.step_settings(), made_of)
     whole = fingerprint(rows_of, config.deciding(), asker and asker.facts)
     place = Workplace(Path(config.output))
     if place.finished(whole, config.overwrite):
@@ -131,10 +133,10 @@ class Tally:
     def of(self, records: Iterable[Record]) -> Iterator[Record]:
         for record in records:
             self.languages[record.language] += 1
-            self.readers.add(record.reader)
+            self.readers.update((record.reader, *(reader for _, reader in taken_from(record.origins))))
             for label, counts in self.labels.items():
                 if getattr(record, label) is not None:
-                    counts[record.origins.get(label, "human")] += 1
+                    counts[in_short(record.origins.get(label, "human"))] += 1
             yield record
 
     def facts(self) -> dict[str, Any]:
@@ -168,7 +170,7 @@ def check_sources(config: JobConfig) -> None:
     sources = [parse_source(argument) for argument in config.data]
     refuse_repeated(sources)
     output = Path(config.output).resolve()
-    for source in sources:
+    for source in [*sources, *map(parse_source, config.retrieve_from)]:
         if source.path.exists() and output in (source.path.resolve(), *source.path.resolve().parents):
             raise UserError(f"{source} lies in the output {config.output}; name another --output")
     if config.answers is not None and output in Path(config.answers).resolve().parents:
@@ -180,7 +182,7 @@ def check_sources(config: JobConfig) -> None:
 def sources_of(config: JobConfig) -> list[Any]:
     """What tells the sources' content: of each file its size and hash, of what is elsewhere its name."""
     described = []
-    for argument in config.data:
+    for argument in [*config.data, *config.retrieve_from]:
         named = [file for path in files_of(parse_source(argument)) for file in _files_in(path)]
         described.append([argument, [file_digest(file) for file in named]])
     return described

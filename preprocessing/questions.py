@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from preprocessing.alternatives import may_be_given_actions
 from preprocessing.answers import AnswerCache, Given
 from preprocessing.asking import Asker
 from preprocessing.errors import UserError
@@ -19,8 +20,6 @@ from preprocessing.records import Record
 from preprocessing.settings import JobConfig
 from preprocessing.sources import expand
 
-_NO_PLACE_FOR_ACTIONS = ("turns", "worse", "circumstances", "acceptability")
-"""What people said of the deed in the text would become a label of the deed as the model words it."""
 _NEEDED = ("bitsandbytes", "gguf", "llguidance")
 
 
@@ -61,7 +60,7 @@ class _Question:
         self._answer = enrichment.Answer
 
     def wants(self, record: Record) -> bool:
-        if self.prompt.writes and any(getattr(record, name) is not None for name in _NO_PLACE_FOR_ACTIONS):
+        if self.prompt.writes and not may_be_given_actions(record):
             return False
         return any(getattr(record, field) is None for field in self.prompt.fields)
 

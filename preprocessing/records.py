@@ -85,9 +85,10 @@ class Record:
     group: str | None = None
     """Records of one group are never separated by a hold-out."""
     origins: dict[str, str] = field(default_factory=dict)
-    """Label -> where it comes from: llm:MODEL@HASH/PROMPT@VERSION or derived. Not named here: from people."""
+    """Label -> where it comes from (preprocessing/origins.py). Not named here: from people."""
     confidence: dict[str, float] = field(default_factory=dict)
-    """Label -> how far answers about it agreed, in [0, 1]; of labels in `origins` only."""
+    """Label -> how far answers about it agreed, or how like the case it was taken from is, in [0, 1]; of labels in
+    `origins` only."""
     weight: float | None = None
     """How often the record comes in an epoch, once where there is none; set by preprocessing/balance.py."""
 

@@ -1,7 +1,8 @@
 """Finds the texts nearest in meaning among many, by vectors of a text encoder and a FAISS index over them.
 
 In    records and their vectors (rows, D), each of length one, so that the inner product is the cosine.
-Out   a folder: the texts with their labels, the index, and manifest.json with the SHA-256 of every file.
+Out   an index in memory; or a folder: the texts with their labels, the index, and manifest.json with the SHA-256 of
+      every file.
 Run   `python -m training.similar --model DIR --data scenarios=data/scenarios/train.jsonl --output INDEX`
 
 The index is that of `datasets` (`add_faiss_index`), written as FAISS writes it: nothing in the folder is a pickle or
@@ -11,10 +12,10 @@ encoder that made it, as cosines between two encoders mean nothing. `flat` compa
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import faiss
 import numpy as np
@@ -32,6 +33,22 @@ HNSW_SEARCH = 128
 FORM = 1
 _COLUMN = "vector"
 _INDEX, _TEXTS = "vectors.faiss", "texts"
+
+Embed = Callable[[list[str]], np.ndarray]
+"""Texts to vectors (texts, D) of length one."""
+
+
+class Encoder(Protocol):
+    """What makes vectors, before it is in memory (preprocessing/text_vectors.py)."""
+
+    @property
+    def hash(self) -> str: ...
+
+    def open(self) -> Embed: ...
+
+    def reads(self, language: str) -> bool:
+        """False where texts in it are to be let pass; raises UserError where its vectors would mean nothing."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,13 @@ class Retrieval:
 
         A `below` of 0.95 leaves out what says the same, so that others in a like situation are found.
         """
+        found = self.places(vectors, encoder, count, below, least)
+        return [[self._near(place, score) for place, score in row] for row in found]
+
+    def places(
+        self, vectors: np.ndarray, encoder: str, count: int = 5, below: float = 1.01, least: float = -1.0
+    ) -> list[list[tuple[int, float]]]:
+        """The same as (position among the texts, similarity)."""
         if encoder != self.encoder:
             raise UserError(
                 f"the index was made by the text encoder {self.encoder}, and asked with {encoder}; make it anew with "
@@ -68,7 +92,7 @@ class Retrieval:
         found = self.texts.search_batch(_COLUMN, asked, k=min(more, len(self.texts)))
         return [
             [
-                self._near(int(place), float(score))
+                (int(place), float(score))
                 for score, place in zip(scores, places, strict=True)
                 if place >= 0 and least <= score < below
             ][:count]
@@ -84,16 +108,9 @@ def build(
     records: Sequence[Record], vectors: np.ndarray, encoder: str, folder: Path, kind: Kind = "flat"
 ) -> Retrieval:
     """Writes `folder` whole or not at all; `encoder` tells the encoder that made the vectors from any other."""
-    if not records or vectors.ndim != 2 or len(vectors) != len(records):
-        raise UserError(f"an index wants a vector a record; got {len(records):,} records, vectors {vectors.shape}")
     if folder.exists():
         raise UserError(f"{folder} is there already; name another folder, or remove it")
-    lengths = np.linalg.norm(vectors, axis=1)
-    if not np.allclose(lengths, 1, atol=1e-3):
-        raise UserError(
-            f"vectors must have length one; the {int(np.argmax(abs(lengths - 1)))}th has {lengths.max():g}"
-        )
-    texts = Dataset.from_list([_row(record) for record in records])
+    texts = _texts_of(records, vectors)
 
     def write(work: Path) -> None:
         with without_bars():
@@ -102,6 +119,12 @@ def build(
 
     write_folder(folder, write, {"form": FORM, "kind": kind, "encoder": encoder, "rows": len(texts)})
     return load(folder)
+
+
+def in_memory(records: Sequence[Record], vectors: np.ndarray, encoder: str) -> Retrieval:
+    """The same as a flat index, of which nothing is written."""
+    with without_bars():
+        return Retrieval(_with_index(_texts_of(records, vectors), vectors, "flat"), "flat", encoder)
 
 
 def load(folder: Path) -> Retrieval:
@@ -128,6 +151,17 @@ def labels_by_name(record: Record) -> dict[str, Any]:
         labels["actions"] = [action.text for action in record.actions]
         labels["chosen"] = record.chosen
     return labels
+
+
+def _texts_of(records: Sequence[Record], vectors: np.ndarray) -> Dataset:
+    if not records or vectors.ndim != 2 or len(vectors) != len(records):
+        raise UserError(f"an index wants a vector a record; got {len(records):,} records, vectors {vectors.shape}")
+    lengths = np.linalg.norm(vectors, axis=1)
+    if not np.allclose(lengths, 1, atol=1e-3):
+        raise UserError(
+            f"vectors must have length one; the {int(np.argmax(abs(lengths - 1)))}th has {lengths.max():g}"
+        )
+    return Dataset.from_list([_row(record) for record in records])
 
 
 def _row(record: Record) -> dict[str, str]:

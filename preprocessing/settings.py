@@ -29,7 +29,16 @@ STEP_FIELDS = (
     "most_characters",
     "near_threshold",
     "other_labels",
+    "text_encoder",
+    "text_encoder_prefix",
+    "text_encoder_languages",
+    "meaning_threshold",
+    "retrieve_from",
+    "retrieve_least",
 )
+MEANING_STEPS = ("near-in-meaning", "retrieve")
+LISTS = ("--data", "--retrieve_from")
+"""Options of which a shell user gives the items one after another."""
 DECODING = ("threshold", "tolerance", "calibrate", "samples", "temperature", "seed", "batch_size", "max_tokens")
 
 
@@ -61,6 +70,19 @@ class JobConfig:
     """For near-duplicates: texts are alike that share this part of their letter sequences, or more."""
     other_labels: Literal["keep", "drop"] = "keep"
     """For near-duplicates: what becomes of a row like an earlier one that has labels which that one lacks."""
+    text_encoder: str | None = None
+    """For near-in-meaning and retrieve: folder of a Hugging Face encoder, or package:NAME/FOLDER."""
+    text_encoder_prefix: str = ""
+    """What the encoder wants before each text, as "query: " for E5."""
+    text_encoder_languages: list[str] = field(default_factory=lambda: ["en", "ko"])
+    """Which ones it reads; rows in another pass near-in-meaning and retrieve as they are."""
+    meaning_threshold: float = 0.97
+    """For near-in-meaning: texts say the same whose vectors have this cosine, or more."""
+    retrieve_from: list[str] = field(default_factory=list)
+    """For retrieve: sources with actions, as READER=PATH; a record without any gets those of the nearest case, which
+    training counts half (origin_weights: retrieved)."""
+    retrieve_least: float = 0.8
+    """For retrieve: the least cosine of a case that is near enough; another encoder, another bound."""
     rows_per_shard: int = 50_000
     """Rows of one Parquet file."""
 
@@ -133,6 +155,7 @@ def check(config: JobConfig) -> None:
             raise UserError(f"{name} must be at least 1, got {getattr(config, name)}")
     if unknown := sorted(set(config.unreliable) - set(LABELS)):
         raise UserError(f"unreliable names {unknown}; known are {', '.join(LABELS)}")
+    check_meaning(config)
     if config.enrich is None:
         idle = [name for name in ("answers", "unreliable", "judged") if getattr(config, name)]
         if idle:
@@ -140,6 +163,19 @@ def check(config: JobConfig) -> None:
     elif not config.prompts:
         raise UserError("prompts is empty, so enrich would ask nothing; name a prompt, or leave enrich out")
     config.decoding()
+
+
+def check_meaning(config: JobConfig) -> None:
+    """Raises UserError where a step by meaning lacks what it needs, or something is set that no step uses."""
+    wanting = [step for step in MEANING_STEPS if step in config.steps]
+    if wanting and not config.text_encoder:
+        raise UserError(f"step {wanting[0]} needs text_encoder: give the folder of a Hugging Face encoder")
+    if "retrieve" in wanting and not config.retrieve_from:
+        raise UserError("step retrieve needs retrieve_from: give sources with actions, as READER=PATH")
+    if config.retrieve_from and "retrieve" not in wanting:
+        raise UserError("retrieve_from is set, but steps does not name retrieve; name it, or leave retrieve_from out")
+    if (config.text_encoder or config.text_encoder_prefix) and not wanting:
+        raise UserError(f"a text_encoder is set, but steps names none of {', '.join(MEANING_STEPS)}")
 
 
 def build_parser() -> ArgumentParser:
@@ -168,16 +204,16 @@ def _spread(arguments: list[str]) -> list[str]:
             name, equals, value = argument.partition("=")
             option = "--" + name[2:].replace("-", "_")
             alone = place + 1 == len(arguments) or arguments[place + 1].startswith("--")
-            if option == "--data" and not equals:
+            if option in LISTS and not equals:
                 if alone:
-                    raise UserError("--data names no source; give at least one READER=PATH")
+                    raise UserError(f"{option} names no source; give at least one READER=PATH")
                 continue
             spread += [
                 option + equals + value,
                 *(["true"] if option == "--overwrite" and alone and not equals else []),
             ]
-        elif option == "--data":
-            spread += ["--data" if argument.startswith("[") else "--data+", argument]
+        elif option in LISTS:
+            spread += [option if argument.startswith("[") else f"{option}+", argument]
         else:
             spread.append(argument)
     return spread

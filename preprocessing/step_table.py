@@ -4,7 +4,7 @@ In    a JobConfig.
 Out   its steps, in the order that it names them; the balance, where it asks for one.
 Run   through preprocessing/pipeline.py
 
-Each is imported when it is wanted: some need packages of the extra prepare.
+Each is imported when it is wanted: some need packages of the extras prepare and retrieval.
 """
 
 import difflib
@@ -23,6 +23,7 @@ from preprocessing.settings import JobConfig
 from preprocessing.steps import Step
 
 _BATCH = 500
+_COMPARING = ("duplicates", "near-duplicates", "near-in-meaning")
 
 
 def steps_of(config: JobConfig) -> list[Step]:
@@ -34,11 +35,17 @@ def steps_of(config: JobConfig) -> list[Step]:
             raise UserError(f"there is no step {name!r}; {meant}")
         if config.steps.count(name) > 1:
             raise UserError(f"steps names {name} twice; once is enough")
+    late = [name for name in config.steps if name in _COMPARING and "retrieve" in config.steps]
+    if late and config.steps.index("retrieve") < config.steps.index(late[-1]):
+        raise UserError(
+            f"steps has retrieve before {late[-1]}, which would compare rows by actions of others; after it"
+        )
     try:
         return [STEPS[name](config) for name in config.steps]
     except ModuleNotFoundError as error:
+        extra = "retrieval" if error.name == "faiss" else "prepare"
         raise UserError(
-            f"a step needs the package {error.name}: pip install -c constraints.txt -e '.[train,prepare]', or leave "
+            f"a step needs the package {error.name}: pip install -c constraints.txt -e '.[train,{extra}]', or leave "
             "the step out of steps"
         ) from error
 
@@ -86,6 +93,25 @@ def _near_duplicates(config: JobConfig) -> Step:
     return NearDuplicates(config.near_threshold, config.num_proc, config.other_labels)
 
 
+def _near_in_meaning(config: JobConfig) -> Step:
+    from preprocessing.near_in_meaning import NearInMeaning
+
+    return NearInMeaning(_encoder(config), config.meaning_threshold)
+
+
+def _retrieve(config: JobConfig) -> Step:
+    from preprocessing.similar_actions import SimilarActions
+
+    return SimilarActions(config.retrieve_from, _encoder(config), config.retrieve_least)
+
+
+def _encoder(config: JobConfig) -> "EncoderFolder":  # type: ignore[name-defined]  # noqa: F821
+    from preprocessing.text_vectors import encoder_folder
+
+    assert config.text_encoder is not None
+    return encoder_folder(config.text_encoder, config.text_encoder_prefix, config.text_encoder_languages)
+
+
 STEPS: dict[str, Callable[[JobConfig], Step]] = {
     "sample": _sample,
     "language": _language,
@@ -93,6 +119,8 @@ STEPS: dict[str, Callable[[JobConfig], Step]] = {
     "personal-data": _personal_data,
     "duplicates": _duplicates,
     "near-duplicates": _near_duplicates,
+    "near-in-meaning": _near_in_meaning,
+    "retrieve": _retrieve,
 }
 
 

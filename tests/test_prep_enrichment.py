@@ -218,6 +218,9 @@ def test_only_what_is_missing_is_asked_for(llm) -> None:
     ("origins", "confidence", "said"),
     [
         ({"vad": "me"}, {}, "origin of vad"),
+        ({"vad": "retrieved:train.jsonl:3"}, {}, "origin of vad"),
+        ({"vad": "retrieved:0a1b/scenarios/train.jsonl"}, {}, "origin of vad"),
+        ({"vad": "retrieved:0a1b/a/b\x1b:3"}, {}, "origin of vad"),
         ({"culture": "derived"}, {}, "does not have"),
         ({"vad": "derived"}, {"vad": 1.5}, "confidence of vad"),
         ({}, {"vad": 0.5}, "does not speak"),

@@ -28,6 +28,7 @@ from preprocessing.workplace import Workplace
 ROOT = Path(__file__).resolve().parents[1]
 DEV = ROOT / "data" / "scenarios" / "dev.jsonl"
 SOURCE = f"scenarios={DEV}"
+FROM, BY = ["--retrieve-from", SOURCE], ["--text-encoder", "nowhere"]
 
 
 def run_job(*arguments: object) -> tuple[int, str, str]:
@@ -189,6 +190,15 @@ def test_a_damaged_data_set_is_not_trained_on(tmp_path: Path):
         (["--data", SOURCE, "--unreliable", "[vad]"], "nothing is asked without enrich"),
         (["--data", SOURCE, "--shares", "{kote: 0.5}"], "of which there are no records"),
         (["--data", SOURCE, "--num-proc", "0"], "num_proc must be at least 1, got 0"),
+        (["--data", SOURCE, "--steps", "[retrieve]", *FROM], "step retrieve needs text_encoder"),
+        (["--data", SOURCE, "--steps", "[near-in-meaning]"], "step near-in-meaning needs text_encoder"),
+        (["--data", SOURCE, "--steps", "[retrieve]", *BY], "needs retrieve_from: give sources with actions"),
+        (["--data", SOURCE, *FROM], "retrieve_from is set, but steps does not name retrieve"),
+        (["--data", SOURCE, *BY], "steps names none of near-in-meaning, retrieve"),
+        (["--data", SOURCE, "--steps", "[retrieve]", *FROM, *BY], "there is no folder nowhere"),
+        (["--data", SOURCE, "--steps", "[retrieve]", *FROM, *BY, "--text-encoder-languages", "[fr]"], "names ['fr']"),
+        (["--data", SOURCE, "--steps", "[retrieve]", "--retrieve-from"], "--retrieve_from names no source"),
+        (["--data", SOURCE, "--steps", "[retrieve, duplicates]", *FROM, *BY], "steps has retrieve before duplicates"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_leaves_nothing(arguments: list[str], said: str, tmp_path: Path):

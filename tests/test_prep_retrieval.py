@@ -9,6 +9,7 @@ Run   `pytest tests/test_prep_retrieval.py`
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,18 @@ def of_letters(texts: list[str]) -> np.ndarray:
     """Vectors that are near for texts of the same letters in a row."""
     vectors = HashingVectorizer(analyzer="char", ngram_range=(1, 3), n_features=256, alternate_sign=False)
     return vectors.transform(texts).toarray().astype(np.float32)
+
+
+class Letters:
+    """An encoder, as steps take it."""
+
+    hash = "1e77e25"
+
+    def reads(self, language: str) -> bool:
+        return True
+
+    def open(self) -> Callable[[list[str]], np.ndarray]:
+        return of_letters
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +162,7 @@ def test_a_text_in_other_words_goes_if_it_says_nothing_new(texts: list[Record]) 
         make_record("이사한 첫날 옆집에서 떡을 들고 왔다.", "ko", row=6),
     ]
     others = [make_record(record.text, record.language, 10 + row) for row, record in enumerate(texts)]
-    step = NearInMeaning(of_letters, 0.97)
+    step = NearInMeaning(Letters(), 0.97)
     kept, rejected = parted(step, [*records, *others, *records])
     assert [record.row for record in kept[:4]] == [1, 3, 5, 6]
     assert [item.row for item in rejected] == [2, 4, *(item.row for item in rejected[2:-5]), 1, 2, 3, 4, 6]

@@ -96,8 +96,8 @@ def test_a_checkout_imports_only_what_its_extras_ask_for():
 
 
 def test_preprocessing_needs_neither_torch_nor_training():
-    # But for what runs a language model, which enrichment puts together.
-    engine = {"llm", "prefix", "score", "decode", "confidence", "enrichment"}
+    # But for what runs a language model, which enrichment puts together, or a text encoder; and the model's formula.
+    engine = {"llm", "prefix", "score", "decode", "confidence", "enrichment", "text_vectors", "regret"}
     paths = [path for path in sorted((REPO / "preprocessing").rglob("*.py")) if path.stem not in engine]
     assert paths
     for path in paths:

@@ -125,7 +125,7 @@ def test_weights_that_cannot_be_are_refused(weights: dict[str, float], said: str
 
 
 def test_a_language_model_counts_half_unless_told_otherwise():
-    assert complete({}) == {"human": 1.0, "llm": 0.5, "derived": 0.5}
+    assert complete({}) == {"human": 1.0, "llm": 0.5, "retrieved": 0.5, "derived": 0.5}
 
 
 def test_gradients_of_two_small_batches_are_those_of_a_large_one(prepared, tokenizer):

