@@ -8,10 +8,9 @@ Run   through preprocessing/pipeline.py
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
-from pathlib import Path
 
 from preprocessing.answers import AnswerCache, Given
-from preprocessing.asking import Asker
+from preprocessing.asking import Answers, Asker
 from preprocessing.errors import UserError
 from preprocessing.records import Record
 from preprocessing.settings import JobConfig
@@ -21,8 +20,11 @@ _NO_PLACE_FOR_ACTIONS = ("turns", "worse", "circumstances", "acceptability")
 _NEEDED = ("bitsandbytes", "gguf", "llguidance")
 
 
-def open_asker(config: JobConfig) -> Asker:
-    """Loads the model first of all: what it lacks is said before hours of reading, not after."""
+def open_asker(config: JobConfig, cache: Answers | None = None) -> Asker:
+    """Loads the model first of all: what it lacks is said before hours of reading, not after.
+
+    Answers are kept in `cache`, or in the file that the config names.
+    """
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise UserError(f"enrich needs {', '.join(missing)}: pip install -c constraints.txt -e '.[train,enrich]'")
     from preprocessing.enrichment import Enricher
@@ -40,7 +42,8 @@ def open_asker(config: JobConfig) -> Asker:
         "prompts": {question.name: question.prompt.hash for question in questions},
         "decoding": asdict(config.decoding()),
     }
-    cache = AnswerCache(Path(config.answers or f"{config.output.rstrip('/')}.answers"))
+    if cache is None:
+        cache = AnswerCache(config.answers_file())
     return Asker(questions, cache, facts)  # type: ignore[arg-type]
 
 
