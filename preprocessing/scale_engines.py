@@ -4,8 +4,8 @@ In    a `Plan`, the number of tasks, a folder that all machines see.
 Out   an executor of datatrove; when its `run` returns, the tasks are done, or it has raised.
 Run   through preprocessing/scale_out.py
 
-The executors are datatrove's but for what they do about a task that dies. For Slurm datatrove pickles the executor into
-the folder, and each job runs what it finds there: the folder is made for its owner alone.
+The executors are datatrove's but for what they do about a task that dies. For Slurm datatrove pickles the executor
+into the folder, and each job runs what it finds there: the folder is made for its owner alone.
 """
 
 import multiprocessing
@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import traceback
+from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -24,7 +25,7 @@ from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
-from preprocessing.errors import DoesNotFit, UserError
+from preprocessing.errors import DoesNotFit, UserError, run
 from preprocessing.processes import end_with_parent
 from preprocessing.scale_settings import ScaleConfig
 from preprocessing.scale_task import Plan, ask_task
@@ -38,12 +39,19 @@ class AskTask(PipelineStep):
 
     name, type = "ask", "red heart"
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan, apart: bool):
         super().__init__()
-        self.plan = plan
+        self.plan, self.apart = plan, apart
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
-        self.stat_update("rows", value=ask_task(self.plan, rank, world_size))
+        if not self.apart:
+            ask_task(self.plan, rank, world_size)
+            return data
+        process = multiprocessing.get_context("spawn").Process(target=_apart, args=(self.plan, rank, world_size))
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise UserError(f"task {rank} ended with exit code {process.exitcode} (-9: killed, as where memory ends)")
         return data
 
 
@@ -63,10 +71,11 @@ class Local(LocalPipelineExecutor):
                 worker.start()
             for rank in [*self.get_incomplete_ranks(), *[None] * self.workers]:
                 ranks.put(rank)
-            running = {worker.sentinel: worker for worker in workers}
+            running = list(workers)
             while running:
-                for sentinel in wait(list(running)):
-                    worker = running.pop(sentinel)  # type: ignore[index]
+                ended = wait([worker.sentinel for worker in running])
+                for worker in [worker for worker in running if worker.sentinel in ended]:
+                    running.remove(worker)
                     worker.join()
                     _refuse(worker.exitcode, said, log)
         finally:
@@ -94,8 +103,10 @@ class Slurm(SlurmPipelineExecutor):
 def executor_of(config: ScaleConfig, plan: Plan, tasks: int, logs: Path) -> PipelineExecutor:
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     logger.remove()  # what it says is in the log of each task
-    common: dict[str, Any] = {"pipeline": [AskTask(plan)], "tasks": tasks, "logging_dir": str(logs)}
-    common["workers"] = config.workers
+    common: dict[str, Any] = {"tasks": tasks, "workers": config.workers, "logging_dir": str(logs)}
+    # Ray's executor, too, waits in a pool, and would do so for ever for a process that is killed: what may be killed
+    # for its memory is a process of its own.
+    common["pipeline"] = [AskTask(plan, apart=config.executor == "ray")]
     if config.executor == "local":
         return Local(**common)
     common["cpus_per_task"] = config.threads
@@ -132,6 +143,11 @@ def _work(executor: Local, ranks: "SimpleQueue[int | None]", said: "SimpleQueue[
     except Exception:
         said.put((1, traceback.format_exc()))
         sys.exit(1)
+
+
+def _apart(plan: Plan, task: int, tasks: int) -> None:
+    end_with_parent()
+    run(partial(ask_task, plan, task, tasks))
 
 
 def _refuse(code: int | None, said: "SimpleQueue[tuple[int, str]]", log: str) -> None:

@@ -4,9 +4,9 @@ In    a job as of preprocessing/pipeline.py with `enrich`; the number of tasks a
 Out   what the job writes; until then the work lies in .OUTPUT.work, which all machines must see.
 Run   `python -m preprocessing.scale_out recipe.yaml --executor local --tasks 8 --workers 2`
 
-Reading, filtering and writing stay in one process: filters look at all rows in order, and take minutes where a language
-model takes the night. What is spread is asking. This process reads, lets datatrove run the tasks, collects what they
-wrote into the file of answers, and writes the data set as ever. Tasks share nothing that is written by two.
+Reading, filtering and writing stay in one process: filters look at all rows in order, and take minutes where a
+language model takes the night. What is spread is asking. This process reads, lets datatrove run the tasks, collects
+what they wrote into the file of answers, and writes the data set as ever. Nothing that tasks share has two writers.
 """
 
 import os

@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
@@ -22,7 +22,7 @@ from preprocessing.settings import JobConfig, as_typed
 COMMAND = "python -m preprocessing.scale_out"
 TASK_ROWS = 5_000
 """Rows of a task where --tasks does not tell: most of an hour by a small model on one core, and 20 MiB of answers."""
-_SLURM_ONLY = {"partition": None, "sbatch": {}}
+_SLURM_ONLY: dict[str, Any] = {"partition": None, "sbatch": {}}
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "afs", "9p", "orangefs"}
 
 
@@ -86,7 +86,7 @@ def check_scale(config: ScaleConfig) -> None:
 def check_answers(path: Path, mounts: str) -> None:
     """Raises UserError where `path` lies on a network share; `mounts` is the text of /proc/self/mountinfo."""
     place = path.resolve()
-    kinds = {}
+    kinds: dict[int, str] = {}
     for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
         point = Path(before.split()[4].replace("\\040", " "))

@@ -10,7 +10,7 @@ number and the number of tasks.
 
 import os
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,8 @@ def rows_in(pieces: range, rows: int) -> int:
     return min(pieces.stop * PIECE_ROWS, rows) - min(pieces.start * PIECE_ROWS, rows)
 
 
-def ask_task(plan: Plan, task: int, tasks: int) -> int:
-    """Ask what is open in the task's rows; how many these are. Raises UserError where this machine does not serve."""
+def ask_task(plan: Plan, task: int, tasks: int) -> None:
+    """Ask what is open in the task's rows. Raises UserError where this machine does not serve."""
     # Before torch is imported, which is when it is read.
     os.environ["OMP_NUM_THREADS"] = str(plan.threads)
     facts = read_manifest(Path(plan.prepared), "preparation")["facts"]
@@ -65,7 +65,6 @@ def ask_task(plan: Plan, task: int, tasks: int) -> int:
     prepared = Prepared(Path(plan.prepared), facts)
     journal = Journal(Path(plan.answers), task, plan.threads)
     pieces = share(task, tasks, prepared.rows)
-    asked = 0
     try:
         asker = _asker(plan, journal)
         with Progress(rows_in(pieces, prepared.rows), f"task {task} of {tasks}") as progress:
@@ -75,10 +74,8 @@ def ask_task(plan: Plan, task: int, tasks: int) -> int:
                     continue
                 progress.add(len(piece), asker.ask(piece))
                 journal.did(len(piece))
-                asked += len(piece)
     finally:
         journal.close()
-    return asked
 
 
 def _asker(plan: Plan, journal: Journal) -> Asker:
