@@ -189,7 +189,7 @@ def _check_memory(files: list[Path], config: Any, quantization: str) -> None:
         stored = {"float32": 4, "torch.float32": 4}.get(str(getattr(config, "dtype", None)), 2)
         vocabulary = 2 * 2 * getattr(config, "vocab_size", 0) * getattr(config, "hidden_size", 0)
         need = int(on_disk / stored * _BYTES[quantization]) + vocabulary + 2**29
-    available = _available()
+    available = available_memory()
     if available is not None and need > available:
         raise DoesNotFit(
             f"the language model needs {need / 2**30:.1f} GiB as {quantization}, and {available / 2**30:.1f} GiB of "
@@ -197,7 +197,8 @@ def _check_memory(files: list[Path], config: Any, quantization: str) -> None:
         )
 
 
-def _available() -> int | None:
+def available_memory() -> int | None:
+    """Bytes that a new process could have; None where the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

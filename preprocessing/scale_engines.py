@@ -5,7 +5,7 @@ Out   an executor of datatrove; when its `run` returns, the tasks are done, or i
 Run   through preprocessing/scale_out.py
 
 The executors are datatrove's but for what they do about a task that dies. For Slurm datatrove pickles the executor
-into the folder, and each job runs what it finds there: the folder is made for its owner alone.
+into the folder, and each job runs what it finds there: the folder must be its owner's alone.
 """
 
 import multiprocessing
@@ -101,7 +101,7 @@ class Slurm(SlurmPipelineExecutor):
 
 
 def executor_of(config: ScaleConfig, plan: Plan, tasks: int, logs: Path) -> PipelineExecutor:
-    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    logs.mkdir(exist_ok=True)
     logger.remove()  # what it says is in the log of each task
     common: dict[str, Any] = {"tasks": tasks, "workers": config.workers, "logging_dir": str(logs)}
     # Ray's executor, too, waits in a pool, and would do so for ever for a process that is killed: what may be killed
@@ -123,7 +123,7 @@ def executor_of(config: ScaleConfig, plan: Plan, tasks: int, logs: Path) -> Pipe
         qos=None,
         job_name=f"redheart-{Path(config.output).name}",
         env_command=f"cd {shlex.quote(str(here))}; export PYTHONPATH={shlex.quote(str(here))} "
-        f"PATH={shlex.quote(str(bin_))}:$PATH OMP_NUM_THREADS={config.threads}",
+        f'PATH={shlex.quote(str(bin_))}:"$PATH" OMP_NUM_THREADS={config.threads}',
         sbatch_args={"wait": "", **config.sbatch},
         tasks_per_job=-(-tasks // _SLURM_JOBS),
         slurm_logs_folder=str(logs / "slurm"),

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from preprocessing.answers import Given, given_of, text_of
 from preprocessing.asking import Answers, Asker, pieces_of
-from preprocessing.errors import UserError, run
+from preprocessing.errors import DoesNotFit, UserError, run
 from preprocessing.files import write_lines
 from preprocessing.pipeline import fingerprint, run_job
 from preprocessing.prepared import Prepared
@@ -43,12 +43,13 @@ def spread(config: ScaleConfig, prepared: Prepared, asker: Asker, place: Workpla
     from preprocessing.scale_engines import executor_of
 
     _unload(asker)
+    check_memory(config)
     tasks = config.tasks_for(prepared.rows)
     with place.alone("another process spreads the work; waiting for it"):
         collect(place.folder, asker.cache)
         plan = _plan(config, prepared, asker, place, tasks)
         answers = Path(plan.answers)
-        answers.mkdir(parents=True, exist_ok=True)
+        answers.mkdir(mode=0o700, parents=True, exist_ok=True)  # for Slurm it holds a pickle, which is a program
         executor = executor_of(config, plan, tasks, answers / "logs")
         open_ = survey(prepared, asker, tasks, answers)
         for task in range(tasks):
@@ -69,6 +70,18 @@ def spread(config: ScaleConfig, prepared: Prepared, asker: Asker, place: Workpla
                 f"{answers / 'logs'} say why. What was answered is kept, and the same command goes on"
             )
         _warn_of_machines(answers)
+
+
+def check_memory(config: ScaleConfig) -> None:
+    """Raises DoesNotFit where the workers of this machine would not: they look before they load, but all at once."""
+    from preprocessing.llm import available_memory
+
+    there = available_memory()
+    if config.executor == "local" and there is not None and config.workers * config.memory_gib * 2**30 > there:
+        raise DoesNotFit(
+            f"{config.workers} workers of {config.memory_gib} GiB each are more than the {there / 2**30:.1f} GiB of "
+            "memory available here; fewer --workers, or a smaller --memory-gib where the language model needs less"
+        )
 
 
 def survey(prepared: Prepared, asker: Asker, tasks: int, answers: Path | None) -> dict[int, int]:

@@ -48,7 +48,7 @@ def job(tokenizer, tmp_path_factory) -> list[str]:
     model = save_tiny_llm(folder / "tiny", tokenizer)
     return [
         *("--data", f"jsonl={folder / 'rows.jsonl'}", "--enrich", str(model), "--quantization", "fp32"),
-        *("--prompts", "[culture@1, affect@1]", "--threshold", "0.3", "--rows-per-shard", "100", "--steps", "[]"),
+        *("--prompts", "[culture@1, affect@1]", "--threshold", "0.3", "--rows-per-shard", "70", "--steps", "[]"),
     ]
 
 
@@ -95,6 +95,7 @@ def is_alive(process: int) -> bool:
         return False
 
 
+@pytest.mark.timeout(300)
 def test_two_workers_write_the_bytes_of_one_process(job, alone: Path, tmp_path: Path):
     code, err = ended(started("scale_out", job, tmp_path / "both", "--tasks", 3, "--workers", 2))
     assert code == 0, err
@@ -107,6 +108,7 @@ def test_two_workers_write_the_bytes_of_one_process(job, alone: Path, tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_after_a_worker_is_killed_the_same_command_writes_the_same_bytes(job, alone: Path, tmp_path: Path):
     output = tmp_path / "out"
     process = started("scale_out", job, output, "--tasks", 2, "--workers", 2)
@@ -123,6 +125,7 @@ def test_after_a_worker_is_killed_the_same_command_writes_the_same_bytes(job, al
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_killed_command_ends_its_workers_and_any_division_of_the_rows_knows_their_answers(
     job, alone: Path, tmp_path: Path
 ):
@@ -204,6 +207,13 @@ def test_what_cannot_be_spread_is_refused(more: list[str], said: str, tmp_path: 
     assert code == 2
     assert said in " ".join(err.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_more_workers_than_memory_holds_are_refused_before_they_start(job, tmp_path: Path):
+    arguments = [*job, "--output", tmp_path / "out", "--workers", 3, "--memory-gib", 100_000]
+    code, _, err = run_command(scale_out, *arguments)
+    assert code == 3
+    assert "3 workers of 100000 GiB each are more than" in err
 
 
 def test_answers_on_a_share_are_refused(tmp_path: Path):
