@@ -38,7 +38,7 @@ class ScaleConfig(JobConfig):
     """Tasks at a time. Each holds the language model and its own answers in memory."""
     threads: int = 1
     """Threads of each worker. The same number everywhere, or answers differ in their last digits."""
-    memory_gib: int = 2
+    memory_gib: int = 3
     """Memory of each worker: asked of slurm and ray, and looked for before local ones start (docs/scale-out.md)."""
     hours: int = 24
     """For slurm and ray: a task that takes longer is ended; the same command goes on with it."""

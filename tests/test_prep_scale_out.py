@@ -63,6 +63,7 @@ def alone(job, tmp_path_factory) -> Path:
 
 def started(module: str, job: list[str], output: Path, *more: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", f"preprocessing.{module}", *job, "--output", str(output), *map(str, more)]
+    command += ["--memory-gib", "1"] * (module == "scale_out")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=environment)
