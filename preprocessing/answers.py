@@ -45,14 +45,11 @@ class AnswerCache:
     def get(self, key: str) -> Given | None:
         with self._explained():
             found = self._base.execute("SELECT given FROM answers WHERE key = ?", (bytes.fromhex(key),)).fetchone()
-            return None if found is None else _given(json.loads(found[0]))
+            return None if found is None else given_of(found[0])
 
     def put(self, answers: Mapping[str, Given]) -> None:
         """All of them or none; when it returns they are on the disk. The first answer to a key stays."""
-        rows = [
-            (bytes.fromhex(key), json.dumps(given, ensure_ascii=False, default=asdict))
-            for key, given in answers.items()
-        ]
+        rows = [(bytes.fromhex(key), text_of(given)) for key, given in answers.items()]
         with self._explained():
             self._base.execute("BEGIN IMMEDIATE")
             try:
@@ -85,7 +82,13 @@ class AnswerCache:
             ) from error
 
 
-def _given(stored: Mapping[str, Sequence[Any]]) -> Given:
+def text_of(given: Given) -> str:
+    return json.dumps(given, ensure_ascii=False, default=asdict)
+
+
+def given_of(text: str) -> Given:
+    """Raises ValueError or TypeError for what `text_of` does not write."""
+    stored: Mapping[str, Sequence[Any]] = json.loads(text)
     return {
         field: (_value(field, value), float(confidence), str(origin))
         for field, (value, confidence, origin) in stored.items()

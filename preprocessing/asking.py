@@ -8,11 +8,11 @@ Rows are asked about in pieces of like length, cut from each part: which rows sh
 alone. After each prompt of a piece its answers are on the disk, so that a kill costs one prompt of one piece.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from preprocessing.answers import AnswerCache, Given
+from preprocessing.answers import Given
 from preprocessing.claims import Claims
 from preprocessing.prepared import PART_ROWS, Prepared
 from preprocessing.progress import Progress
@@ -37,11 +37,21 @@ class Questions(Protocol):
     def merged(self, record: Record, given: Given) -> Record: ...
 
 
+class Answers(Protocol):
+    """What has been answered, kept beyond the process."""
+
+    def get(self, key: str) -> Given | None: ...
+
+    def put(self, answers: Mapping[str, Given]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass
 class Asker:
     questions: list[Questions]
     """In the order in which they are put: an answer may be part of the next question."""
-    cache: AnswerCache
+    cache: Answers
     facts: dict[str, Any]
     """What the card says of the model."""
 
@@ -103,6 +113,19 @@ def _go_through(
                 progress.add(len(rows), asker.ask(rows))
                 claims.release(piece)
     return left
+
+
+def piece_count(rows: int) -> int:
+    return -(-rows // PIECE_ROWS)
+
+
+def pieces_of(prepared: Prepared, wanted: range) -> Iterator[list[Record]]:
+    """The rows of each piece with a number in `wanted`; no part without such a piece is read."""
+    for part in prepared.parts:
+        if part * _PIECES < wanted.stop and (part + 1) * _PIECES > wanted.start:
+            for number, rows in _pieces(prepared.part(part)):
+                if part * _PIECES + number in wanted:
+                    yield rows
 
 
 def _pieces(rows: Sequence[Record]) -> Iterator[tuple[int, list[Record]]]:

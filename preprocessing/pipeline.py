@@ -13,7 +13,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,16 @@ _FORM = 1
 """Raised by hand when the same sources and settings would give other rows."""
 
 
-def run_job(config: JobConfig) -> None:
-    """Do the job, or what is left of it; when it returns the data set is whole."""
+def ask_here(prepared: Prepared, asker: Asker, place: Workplace) -> None:
+    with place.claims() as claims:
+        ask_all(prepared, asker, claims)
+
+
+def run_job(config: JobConfig, ask: Callable[[Prepared, Asker, Workplace], None] = ask_here) -> None:
+    """Do the job, or what is left of it; when it returns the data set is whole.
+
+    `ask` sees to it that every prepared row is answered: in this process, or as preprocessing/scale_out.py does.
+    """
     check_sources(config)
     steps = steps_of(config)
     if config.enrich is None:
@@ -50,12 +58,17 @@ def run_job(config: JobConfig) -> None:
 
     asker = open_asker(config)
     try:
-        make(config, steps, asker)
+        make(config, steps, asker, ask)
     finally:
         asker.cache.close()
 
 
-def make(config: JobConfig, steps: list[Step], asker: Asker | None) -> None:
+def make(
+    config: JobConfig,
+    steps: list[Step],
+    asker: Asker | None,
+    ask: Callable[[Prepared, Asker, Workplace], None] = ask_here,
+) -> None:
     made_of = [getattr(step, "made_of", None) for step in steps]
     rows_of = fingerprint(_FORM, sources_of(config), config.step_settings(), made_of)
     whole = fingerprint(rows_of, config.deciding(), asker and asker.facts)
@@ -70,8 +83,7 @@ def make(config: JobConfig, steps: list[Step], asker: Asker | None) -> None:
             if prepared is None:
                 prepared = prepare(place.prepared, config.data, steps, rows_of)
         if asker is not None:
-            with place.claims() as claims:
-                ask_all(prepared, asker, claims)
+            ask(prepared, asker, place)
         with place.alone("another process writes the data set; waiting for it"):
             if not place.finished(whole, config.overwrite):
                 publish(place.output, config, prepared, asker, whole)

@@ -13,7 +13,7 @@ from typing import Any
 
 from preprocessing.alternatives import may_be_given_actions
 from preprocessing.answers import AnswerCache, Given
-from preprocessing.asking import Asker
+from preprocessing.asking import Answers, Asker
 from preprocessing.errors import UserError
 from preprocessing.judged import unreliable_fields
 from preprocessing.records import Record
@@ -23,8 +23,11 @@ from preprocessing.sources import expand
 _NEEDED = ("bitsandbytes", "gguf", "llguidance")
 
 
-def open_asker(config: JobConfig) -> Asker:
-    """Loads the model first of all: what it lacks is said before hours of reading, not after."""
+def open_asker(config: JobConfig, cache: Answers | None = None) -> Asker:
+    """Loads the model first of all: what it lacks is said before hours of reading, not after.
+
+    Answers are kept in `cache`, or in the file that the config names.
+    """
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise UserError(f"enrich needs {', '.join(missing)}: pip install -c constraints.txt -e '.[train,enrich]'")
     from preprocessing.enrichment import Enricher
@@ -44,7 +47,8 @@ def open_asker(config: JobConfig) -> Asker:
     }
     judged = unreliable_fields(Path(expand(config.judged)), facts) if config.judged else []
     facts["unreliable"] = sorted({*config.unreliable, *judged})
-    cache = AnswerCache(Path(config.answers or f"{config.output.rstrip('/')}.answers"))
+    if cache is None:
+        cache = AnswerCache(config.answers_file())
     return Asker(questions, cache, facts)  # type: ignore[arg-type]
 
 

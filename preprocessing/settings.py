@@ -8,6 +8,7 @@ Run   `python -m preprocessing.pipeline --help`
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
@@ -138,6 +139,9 @@ class JobConfig:
         """Shapes are fixed: an answer must not depend on which rows happen to share its batch."""
         return Decoding(fixed_shapes=True, **{name: getattr(self, name) for name in DECODING})
 
+    def answers_file(self) -> Path:
+        return Path(self.answers or f"{self.output.rstrip('/')}.answers")
+
     def deciding(self) -> dict[str, Any]:
         """The fields that decide what is written."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in FREE_TO_CHANGE}
@@ -192,10 +196,10 @@ def build_parser() -> ArgumentParser:
 
 def parse_config(arguments: list[str]) -> JobConfig:
     """The config from command-line arguments, the first of which may be a recipe's path."""
-    return JobConfig(**values_of(JobConfig, build_parser(), _spread(arguments), COMMAND))
+    return JobConfig(**values_of(JobConfig, build_parser(), as_typed(arguments), COMMAND))
 
 
-def _spread(arguments: list[str]) -> list[str]:
+def as_typed(arguments: list[str]) -> list[str]:
     """`--data a b` is a list of two, `--num-proc` is num_proc, `--overwrite` alone is true: as a shell user writes."""
     spread: list[str] = []
     option = ""

@@ -86,7 +86,7 @@ def test_a_checkout_imports_only_what_its_extras_ask_for():
     config = setup_cfg()
     extras = config["options.extras_require"]
     asked = config["options"]["install_requires"] + extras["train"] + extras["lora"] + extras["explain"]
-    asked += extras["enrich"] + extras["prepare"] + extras["retrieval"]
+    asked += extras["enrich"] + extras["prepare"] + extras["retrieval"] + extras["scale"]
     known = {canonicalize_name(requirement.name) for requirement in requirements(asked)} | {"yaml", "sklearn", "faiss"}
     for path in [*(REPO / "preprocessing").glob("*.py"), *(REPO / "training").glob("*.py")]:
         for node, _, module, _ in imports_of(path):
