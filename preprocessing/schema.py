@@ -26,7 +26,10 @@ SCALES = {"bipolar": (1, 9, -1.0, 1.0), "share": (0, 9, 0.0, 1.0)}
 """Scale -> first and last digit, and the values they stand for; those between lie evenly."""
 UTILITY = "utility"
 _COUNT = {**{field: count for field, (count, _, _) in RANGES.items()}, UTILITY: len(VIEWS)}
-_WIDE = {ord(letter): ord(letter) + 0xFEE0 for letter in "0123456789{}<>|:"}
+_MARKS = str.maketrans({"{": "(", "}": ")", '"': "'"} | {digit: chr(ord(digit) + 0xFEE0) for digit in "0123456789"})
+_OF_TURNS = (("<|", "(/"), ("|>", "/)"))
+_COLON = re.compile(r"""((?<=[^\W\d])|(?<=["']))(\s*):""")
+"""After a letter or a quote, as in "joy":9 and SYSTEM: all; not that of 12:30 and :)."""
 _NAME = re.compile(r"[a-z_]+@[0-9]+")
 
 
@@ -67,7 +70,7 @@ class Prompt:
         words = self.content[language]
         turns, after = [words[f"{stage}task"] + "\n"], "\n" + words[f"{stage}after"]
         for example in words[f"{stage}examples"]:
-            data = {name: _wide(example[name]) for name in ("text", "action") if name in example}
+            data = {name: _unlike_answers(example[name]) for name in ("text", "action") if name in example}
             turns[-1] += json.dumps(data, ensure_ascii=False) + after
             turns += [_compact(self._answer(language, example)), ""]
         return turns, after
@@ -138,23 +141,25 @@ def _scales(field: str, scales: str | list[str]) -> list[str]:
 
 def data_of(record: Record, action: str | None = None) -> str:
     """What is judged, as one JSON object: a quote or a line break in a text cannot end it."""
-    data: dict[str, Any] = {"before": [_wide(turn) for turn in record.turns]} if record.turns else {}
-    data["text"] = _wide(record.text)
+    data: dict[str, Any] = {"before": [_unlike_answers(turn) for turn in record.turns]} if record.turns else {}
+    data["text"] = _unlike_answers(record.text)
     if record.text_pair is not None:
-        data["about"] = _wide(record.text_pair)
+        data["about"] = _unlike_answers(record.text_pair)
     if action is not None:
-        data["action"] = _wide(action)
+        data["action"] = _unlike_answers(action)
     return json.dumps(data, ensure_ascii=False)
 
 
-def _wide(text: str) -> str:
-    """Digits and the signs of JSON and of turns in their wide forms: a person reads the same, a model cannot copy it.
+def _unlike_answers(text: str) -> str:
+    """The marks of JSON and of turns in others that a person reads the same, and digits wide: nothing to be copied.
 
-    An answer is such a digit, and a small model repeats what it has just read. This helps but does not settle it: in
-    fp32, without rounding, commands still moved SmolLM2's answers up to 2.8 times as far as a harmless sentence, 2.0
-    times in the mean over affect@1 and culture@1 (benchmarks/injection.py).
+    A small model repeats what it has just read. With this, commands in a text move SmolLM2's answers 1.9 times as far
+    as a harmless sentence (vad, emotions; circumstances and culture less); as they are, or all wide, above 2
+    (benchmarks/injection.py, fp32).
     """
-    return text.translate(_WIDE)
+    for mark, other in _OF_TURNS:
+        text = text.replace(mark, other)
+    return _COLON.sub(r"\2,", text).translate(_MARKS)
 
 
 def opening(key: str) -> str:
