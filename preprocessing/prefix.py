@@ -38,6 +38,7 @@ class Prefix:
         """Raises UserError for a model whose attention cannot be taken in two parts."""
         self.length, self.name = len(ids), llm.name
         self.window = getattr(llm.model.config, "sliding_window", None)
+        self.check_length(0)
         if llm.model.config._attn_implementation != IMPLEMENTATION:
             llm.model.set_attn_implementation(IMPLEMENTATION)
         cache = DynamicCache()

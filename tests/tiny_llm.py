@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from preprocessing.records import Record
 
@@ -21,24 +21,18 @@ CHAT = (
 )
 
 
-def save_tiny_llm(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
+def save_tiny_llm(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, kind: type[PretrainedConfig] = LlamaConfig, **settings: object
+) -> Path:
     """Weights ten times as large as usual: answers must not be all alike for a test to see them change."""
     chat = copy.deepcopy(tokenizer)
     chat.add_special_tokens({"additional_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"})
     chat.chat_template = CHAT
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(chat),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        initializer_range=0.2,
-        eos_token_id=chat.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 4096, "vocab_size": len(chat)}
+    config = kind(**sizes | {"initializer_range": 0.2, "eos_token_id": chat.eos_token_id} | settings)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     chat.save_pretrained(folder)
     return folder
 
