@@ -12,22 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_llm import record_of, save_tiny_llm, smollm2
-from transformers import (
-    Gemma2Config,
-    Gemma3TextConfig,
-    GraniteConfig,
-    MambaConfig,
-    MistralConfig,
-    Phi3Config,
-    Qwen2Config,
-    Qwen3Config,
-)
+from tiny_llm import plain_shares, record_of, save_tiny_llm, smollm2
 
 from preprocessing.errors import UserError
 from preprocessing.llm import load_llm
 from preprocessing.records import Action, Record, first_fault
-from preprocessing.schema import SCALES, data_of, load_prompt, opening, value_of
+from preprocessing.schema import SCALES, load_prompt, value_of
 
 pytest.importorskip("llguidance", reason="llguidance comes with the extra enrich")
 
@@ -55,28 +45,6 @@ def llm(tiny: Path):
     return load_llm(str(tiny), "fp32")
 
 
-def plain_shares(llm, prompt_name: str, record: Record, key: str, scale: str) -> torch.Tensor:
-    """Probabilities of the digits and null by one ordinary pass over the whole conversation, nothing shared."""
-    prompt = load_prompt(prompt_name)
-    turns, after = prompt.frame(record.language, "")
-    head, tail = llm.chat_parts(turns, after)
-    answer = llm.tokenizer(opening(key), add_special_tokens=False).input_ids
-    ids = [*llm.template_ids(head), *llm.data_ids(data_of(record)), *llm.template_ids(tail), *answer]
-    with torch.inference_mode():
-        logits = llm.model(input_ids=torch.tensor([ids])).logits[0, -1].double()
-    first, last, _, _ = SCALES[scale]
-    starts = [str(digit) for digit in range(first, last + 1)] + ["n"]
-    chances = logits.softmax(-1)
-    told = torch.zeros(len(starts), dtype=torch.float64)
-    for token in range(len(llm.tokenizer)):
-        written = llm.tokenizer.decode([token])
-        for number, start in enumerate(starts):
-            # The whole digit, or a piece of the word null.
-            if written == start or (start == "n" and written and "null".startswith(written)):
-                told[number] += chances[token]
-    return told / told.sum()
-
-
 @pytest.mark.parametrize("prompt", ["affect@1", "circumstances@1", "culture@1"])
 def test_expected_values_are_those_of_plain_passes(llm, prompt: str) -> None:
     answers = Enricher(llm, [prompt], Decoding(**ALL)).answer(TEXTS)
@@ -87,49 +55,6 @@ def test_expected_values_are_those_of_plain_passes(llm, prompt: str) -> None:
             values = torch.tensor([value_of(digit, item.scale) for digit in range(first, last + 1)]).double()
             expected = float(shares[:-1] @ values / shares[:-1].sum())
             assert answer[item.field].value[item.position] == pytest.approx(expected, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [
-        (MistralConfig, {"sliding_window": None}),
-        (Qwen2Config, {}),
-        (Qwen3Config, {"head_dim": 24}),
-        (
-            Gemma3TextConfig,
-            {"head_dim": 16, "sliding_window": 4096, "layer_types": ["sliding_attention", "full_attention"]},
-        ),
-        (Phi3Config, {"pad_token_id": 0}),
-        (GraniteConfig, {"attention_multiplier": 0.2}),
-    ],
-    ids=lambda value: value.model_type if isinstance(value, type) else "",
-)
-def test_models_of_other_kinds_answer_as_in_plain_passes(tokenizer, tmp_path: Path, kind, settings: dict) -> None:
-    llm = load_llm(str(save_tiny_llm(tmp_path / "tiny", tokenizer, kind, **settings)), "fp32")
-    (answer,) = Enricher(llm, ["culture@1"], Decoding(**ALL)).answer(TEXTS[1:2])
-    for item in load_prompt("culture@1").items("en"):
-        shares = sum(plain_shares(llm, "culture@1", TEXTS[1], key, item.scale) for key in item.wordings)
-        first, last, _, _ = SCALES[item.scale]
-        values = torch.tensor([value_of(digit, item.scale) for digit in range(first, last + 1)]).double()
-        expected = float(shares[:-1] @ values / shares[:-1].sum())
-        assert answer["culture"].value[item.position] == pytest.approx(expected, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings", "said"),
-    [
-        (MistralConfig, {"sliding_window": 64}, "window of 64"),
-        (Gemma2Config, {"head_dim": 16}, "does not support an attention implementation through torch"),
-        (MambaConfig, {}, "does not support an attention implementation through torch"),
-    ],
-    ids=lambda value: value.model_type if isinstance(value, type) else "",
-)
-def test_a_model_whose_attention_cannot_be_parted_is_refused(
-    tokenizer, tmp_path: Path, kind, settings: dict, said: str
-) -> None:
-    llm = load_llm(str(save_tiny_llm(tmp_path / "tiny", tokenizer, kind, **settings)), "fp32")
-    with pytest.raises(UserError, match=said):
-        Enricher(llm, ["culture@1"], Decoding(**ALL)).answer(TEXTS[1:2])
 
 
 def test_neighbours_and_batch_size_do_not_change_a_number(llm) -> None:

@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from preprocessing.records import Record
+from preprocessing.schema import SCALES, data_of, load_prompt, opening
 
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -45,3 +46,25 @@ def smollm2() -> str:
 
 def record_of(text: str, language: str = "en", row: int = 1, **values: object) -> Record:
     return Record(id=f"a/f:{row}", reader="a", language=language, text=text, source="f", row=row, **values)
+
+
+def plain_shares(llm, prompt_name: str, record: Record, key: str, scale: str) -> torch.Tensor:
+    """Probabilities of the digits and null by one ordinary pass over the whole conversation, nothing shared."""
+    prompt = load_prompt(prompt_name)
+    turns, after = prompt.frame(record.language, "")
+    head, tail = llm.chat_parts(turns, after)
+    answer = llm.tokenizer(opening(key), add_special_tokens=False).input_ids
+    ids = [*llm.template_ids(head), *llm.data_ids(data_of(record)), *llm.template_ids(tail), *answer]
+    with torch.inference_mode():
+        logits = llm.model(input_ids=torch.tensor([ids])).logits[0, -1].double()
+    first, last, _, _ = SCALES[scale]
+    starts = [str(digit) for digit in range(first, last + 1)] + ["n"]
+    chances = logits.softmax(-1)
+    told = torch.zeros(len(starts), dtype=torch.float64)
+    for token in range(len(llm.tokenizer)):
+        written = llm.tokenizer.decode([token])
+        for number, start in enumerate(starts):
+            # The whole digit, or a piece of the word null.
+            if written == start or (start == "n" and written and "null".startswith(written)):
+                told[number] += chances[token]
+    return told / told.sum()
