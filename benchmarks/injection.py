@@ -22,9 +22,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from preprocessing.decoding import Decoding
-from preprocessing.enrichment import Answer, Enricher
+from preprocessing.enrichment import Enricher
 from preprocessing.errors import run
 from preprocessing.llm import Llm, load_llm
+from preprocessing.merging import Answer
 from preprocessing.records import Record
 from preprocessing.schema import Item, load_prompt
 

@@ -23,7 +23,7 @@ from transformers import DynamicCache
 from preprocessing.errors import UserError
 from preprocessing.llm import Llm
 from preprocessing.prefix import Prefix, additive, padded
-from preprocessing.score import rounded, unpacked
+from preprocessing.score import ROUND, rounded, unpacked
 
 
 @dataclass
@@ -74,9 +74,12 @@ class Writer:
         cache = DynamicCache()
         with torch.inference_mode():
             causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
-            places, last = torch.arange(ids.shape[1]).expand_as(ids), (ends - 1).unique()
-            logits = self._read(ids, places, causal & seen[:, None, :], cache, logits_to_keep=last)
-            logits = logits[torch.arange(len(rows)), torch.searchsorted(last, ends - 1)]
+            places = torch.arange(ids.shape[1]).expand_as(ids)
+            # From a multiple of ROUND on: with rows of one such length, the same products whoever is there.
+            first = (int(ends.min()) - 1) // ROUND * ROUND
+            kept = ids.shape[1] - first
+            logits = self._read(ids, places, causal & seen[:, None, :], cache, logits_to_keep=kept)
+            logits = logits[torch.arange(len(rows)), ends - 1 - first]
             self._go_on(rows, logits, temperature)
             step = 0
             while not all(row.finished for row in rows):

@@ -1,7 +1,7 @@
 """Asks a language model for the labels a record lacks, and says of each value where it comes from.
 
 In    an `Llm`, the names of prompts, and records.
-Out   `Enricher.answer`: for each record, field -> `Answer`; `merged` puts those that hold into a record.
+Out   `Enricher.answer`: for each record, field -> `Answer` (preprocessing/merging.py).
 Run   through preprocessing/pipeline.py.
 
 Nothing is made up: a field's value is None where the model abstained, where its answers to several wordings of the
@@ -17,20 +17,22 @@ then a record's numbers did not depend on its neighbours, bit for bit (tests/tes
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import llguidance.hf
 import torch
 
-from preprocessing.alternatives import can_hold_actions
+from preprocessing.alternatives import can_hold_actions, may_be_given_actions
 from preprocessing.confidence import falling, judged
 from preprocessing.decode import Writer, Written
 from preprocessing.decoding import Decoding
 from preprocessing.errors import UserError
 from preprocessing.llm import Llm
+from preprocessing.merging import Answer
 from preprocessing.origins import DERIVED
+from preprocessing.prefix import Prefix
 from preprocessing.records import Action, Record
 from preprocessing.regret import regret_of
 from preprocessing.schema import UTILITY, Item, Prompt, data_of, grammar_actions, load_prompt
@@ -39,18 +41,10 @@ from preprocessing.text import normalise
 from redheart_hf.labels import VIEWS
 
 PROMPTS = ("affect@1", "circumstances@1", "culture@1", "alternatives@1")
+_TRIED = 32
+"""Tokens of a prompt on which it is tried whether a model can be asked at all."""
 _FORM = "2"
 """Raised by hand when the same settings would give other answers: it makes caches of earlier code miss."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    value: Any
-    """As Record holds it, or None."""
-    confidence: float
-    """In [0, 1]; 0 where nothing could be asked."""
-    origin: str
-    """llm:MODEL@HASH/PROMPT@VERSION, or derived."""
 
 
 class Enricher:
@@ -61,14 +55,39 @@ class Enricher:
         fields = [field for prompt in self.prompts for field in prompt.fields]
         if twice := sorted({field for field in fields if fields.count(field) > 1}):
             raise UserError(f"more than one prompt fills in {', '.join(twice)}; leave all but one out")
-        self._grammar_tokenizer = llguidance.hf.from_tokenizer(llm.tokenizer, n_vocab=llm.model.config.vocab_size)
+        self._grammar_tokenizer = llguidance.hf.from_tokenizer(
+            llm.tokenizer, n_vocab=llm.model.config.get_text_config().vocab_size
+        )
+        self._frames: dict[tuple[str, str], str] = {}
         self._made: dict[tuple[str, str, str], Any] = {}
 
     def key(self, record: Record, prompt: Prompt) -> str:
         """Hash of all that decides the answers of this prompt to this record: to cache them under."""
         model = [self.llm.hash, self.llm.quantization, prompt.name, prompt.hash]
-        made_of = [_FORM, *model, asdict(self.decoding), record.language, data_of(record, _chosen(record))]
+        read = [record.language, self._frame(prompt, record.language), data_of(record, _chosen(record))]
+        made_of = [_FORM, *model, asdict(self.decoding), *read]
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+
+    def check(self, languages: Iterable[str]) -> None:
+        """Raises UserError where this model cannot be asked: what a job would otherwise find out when all is read."""
+        for prompt in self.prompts:
+            for language in languages:
+                for head, tail in self._parts(prompt, language):
+                    more = len(head) - len(head[:_TRIED]) + len(tail) + self.decoding.max_tokens
+                    Prefix(self.llm, head[:_TRIED]).check_length(more)
+
+    def _parts(self, prompt: Prompt, language: str) -> list[tuple[list[int], list[int]]]:
+        """Of each stage the token ids of what stands before the text and of what comes after it."""
+        stages = ("write_", "") if prompt.writes else ("",)
+        parts = [self.llm.chat_parts(*prompt.frame(language, stage)) for stage in stages]
+        return [(self.llm.template_ids(head), self.llm.template_ids(tail)) for head, tail in parts]
+
+    def _frame(self, prompt: Prompt, language: str) -> str:
+        """Hash of all that the model reads beside the text, as its chat template renders it."""
+        if (prompt.name, language) not in self._frames:
+            read = json.dumps(self._parts(prompt, language))
+            self._frames[prompt.name, language] = hashlib.sha256(read.encode()).hexdigest()
+        return self._frames[prompt.name, language]
 
     def answer(self, records: Sequence[Record], only_missing: bool = True) -> list[dict[str, Answer]]:
         """Field -> answer, of each record; without `only_missing` also of fields that people have labelled."""
@@ -194,24 +213,8 @@ class Enricher:
         return made
 
 
-def merged(record: Record, answers: dict[str, Answer]) -> Record:
-    """The record with what it lacked. What people have labelled stays as it is, and a None adds nothing."""
-    changes: dict[str, Any] = {}
-    origins, confidence = dict(record.origins), dict(record.confidence)
-    for field, answer in answers.items():
-        if answer.value is None or getattr(record, field) is not None:
-            continue
-        changes[field] = answer.value
-        origins[field], confidence[field] = answer.origin, answer.confidence
-    if "actions" in changes:
-        changes["chosen"] = 0
-    elif "regret" in changes and record.actions is None:
-        raise ValueError("a regret is derived from actions, and the record has none")
-    return replace(record, **changes, origins=origins, confidence=confidence)
-
-
 def _wants(record: Record, prompt: Prompt, only_missing: bool) -> bool:
-    if prompt.writes and not can_hold_actions(record):
+    if prompt.writes and not (may_be_given_actions(record) if only_missing else can_hold_actions(record)):
         return False
     return not only_missing or any(getattr(record, field) is None for field in prompt.fields)
 

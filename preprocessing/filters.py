@@ -1,4 +1,4 @@
-"""Steps that set aside what was not drawn, is in another language than it claims, too short or long, or there already.
+"""Steps that set aside what is in another language than it claims, too short or long, or there already.
 
 In    records, one after another.
 Out   the same records or `Rejected`; `counts` of a step says what it saw and let pass.
@@ -18,7 +18,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
-from itertools import groupby
 from pathlib import Path
 
 from preprocessing.errors import UserError
@@ -51,30 +50,6 @@ _COMMON_ELSEWHERE = (
     "van dat met voor"
 )
 _ENGLISH, _OTHERS = frozenset(_COMMON_IN_ENGLISH.split()), frozenset(_COMMON_ELSEWHERE.split())
-
-
-class Sample:
-    """Draws so many rows of each source, to try a job or to ask about a few; which ones, their content decides.
-
-    With fewer rows to draw, those drawn are among those of more. Memory: one source's records.
-    """
-
-    name = "sample"
-
-    def __init__(self, rows: int, seed: int = 0) -> None:
-        if rows < 1:
-            raise UserError(f"sample_rows must be at least 1, got {rows}")
-        self.rows, self.seed = rows, seed
-
-    def __call__(self, records: Iterable[Record]) -> Iterator[Record | Rejected]:
-        for _, source in groupby(records, key=lambda record: record.source):
-            held = list(source)
-            drawn = set(sorted(range(len(held)), key=lambda place: self._lot(held[place]))[: self.rows])
-            for place, record in enumerate(held):
-                yield record if place in drawn else set_aside(record, "not-drawn", f"{self.rows} of {len(held)} were")
-
-    def _lot(self, record: Record) -> bytes:
-        return blake2b(f"{self.seed}/{record.row}/{record.text}".encode(), digest_size=16).digest()
 
 
 class Language:

@@ -68,6 +68,15 @@ def write_folder(target: Path, write: Callable[[Path], None], facts: dict[str, A
     put_in_place(staging, target, retired)
 
 
+def check_place(target: Path, kind: str) -> None:
+    """Raises UserError where `write_folder` would put its folder in the place of something else than such a one."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    facts = read_manifest(target, kind)["facts"] if (target / MANIFEST).is_file() else {}
+    if facts.get("kind") != kind:
+        raise UserError(f"{target} is there already and is no {kind}; name another place, or move it away")
+
+
 def seal(folder: Path, facts: dict[str, Any]) -> None:
     """Write the manifest of what is in `folder`, and have all of it on the disk."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -23,8 +23,8 @@ from preprocessing.agreement import FIELDS, Said, agreements, draw, table, unrel
 from preprocessing.decoding import Decoding
 from preprocessing.errors import UserError, run
 from preprocessing.files import check_name
-from preprocessing.folders import write_folder
-from preprocessing.judged import FILE
+from preprocessing.folders import check_place, write_folder
+from preprocessing.judged import FILE, KIND, decided_by
 from preprocessing.progress import Progress
 from preprocessing.readers import parse_source, read
 from preprocessing.records import Record
@@ -90,12 +90,16 @@ def is_labelled(record: Record) -> bool:
 def main() -> None:
     arguments = _parser().parse_args()
     check_name(arguments.output)
+    check_place(arguments.output, KIND)
+    if arguments.rows < 1:
+        raise UserError(f"--rows must be at least 1, got {arguments.rows}")
     records = drawn(arguments.data, arguments.rows, arguments.seed)
     from preprocessing.enrichment import Enricher
     from preprocessing.llm import load_llm
 
     llm = load_llm(arguments.model, arguments.quantization)
-    enricher = Enricher(llm, arguments.prompts, Decoding(threshold=0.0, seed=arguments.seed))
+    decoding = Decoding(threshold=0.0, seed=arguments.seed)
+    enricher = Enricher(llm, arguments.prompts, decoding)
     with Progress(len(records), "judge") as progress:
         said = ask(enricher, records, progress)
     found = [line for key, rows in said.items() for line in agreements(*key, rows)]
@@ -103,7 +107,8 @@ def main() -> None:
         raise UserError(f"{llm.name} gave no value for any of {len(records)} rows; nothing can be compared")
     asked: dict[str, Any] = {"model": llm.origin.removeprefix("llm:"), "quantization": llm.quantization}
     asked["prompts"] = {prompt.name: prompt.hash for prompt in enricher.prompts}
-    facts = asked | {"rows": len(records), "seed": arguments.seed, "unreliable": unreliable(found)}
+    asked["decoding"] = decided_by(asdict(decoding))
+    facts = {"kind": KIND} | asked | {"rows": len(records), "seed": arguments.seed, "unreliable": unreliable(found)}
 
     def write(folder: Path) -> None:
         lines = [asdict(line) | {"better_than_chance": line.better_than_chance} for line in found]
@@ -124,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", nargs="+", required=True, metavar="READER=PATH[@SPLIT]", help="labelled by people")
     parser.add_argument("--model", required=True, metavar="FOLDER", help="a causal language model, or package:NAME")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="written whole, or left as it was")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder, or a judgement")
     parser.add_argument("--rows", type=int, default=200, help="rows of each source, drawn by chance (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="what decides which rows (%(default)s)")
     parser.add_argument("--prompts", nargs="+", default=["affect@1"], help="what to ask (%(default)s)")

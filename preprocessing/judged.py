@@ -14,19 +14,27 @@ from preprocessing.errors import UserError
 from preprocessing.folders import verify
 
 FILE = "judged.json"
+KIND = "judgement"
+_DECIDING = ("calibrate", "tolerance", "max_tokens")
+"""Of the decoding, what decides the values and confidences that are judged."""
+
+
+def decided_by(decoding: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: decoding[name] for name in _DECIDING}
 
 
 def unreliable_fields(folder: Path, asked: Mapping[str, Any]) -> list[str]:
-    """`asked`: model, quantization and prompts (name -> hash), as a job and as the judge write them down.
+    """`asked`: model, quantization, decoding and prompts (name -> hash), as a job and as the judge write them down.
 
     Fields of prompts that were not judged are not named: nobody knows of them.
     """
-    verify(folder, what="judgement")
+    verify(folder, what=KIND)
     judged = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    for name in ("model", "quantization"):
-        if judged.get(name) != asked[name]:
+    wanted = {**asked, "decoding": decided_by(asked["decoding"])}
+    for name in ("model", "quantization", "decoding"):
+        if judged.get(name) != wanted[name]:
             raise UserError(
-                f"{folder} judged {name} {judged.get(name)}, and this job asks {asked[name]}; judge that one"
+                f"{folder} judged {name} {judged.get(name)}, and this job asks {wanted[name]}; judge that one"
             )
     prompts = judged.get("prompts", {})
     for name in sorted(set(prompts) & set(asked["prompts"])):

@@ -14,6 +14,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ QUANTIZATIONS = {
     "bf16": "not quantised, to compare with",
     "fp32": "not quantised, to compare with",
 }
+_ONE_DAY = date(2026, 1, 1)
+"""What chat templates that name the day are given: answers must not depend on when they were asked for."""
 _BYTES = {"nf4": 4.5 / 8, "nf4-packed": 4.5 / 8, "bf16": 2.0, "fp32": 4.0}
 """Bytes a weight takes; nf4 has a 32-bit scale for each 64 weights."""
 
@@ -78,7 +81,9 @@ class Llm:
         texts = [*turns[:-1], turns[-1] + mark + after]
         roles = ("user", "assistant")
         messages = [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, strftime_now=_ONE_DAY.strftime
+        )
         head, found, tail = text.partition(mark)
         if not found or mark in tail:
             raise UserError(f"{self.name}: its chat template does not carry the message once; take another model")

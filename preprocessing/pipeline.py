@@ -28,6 +28,7 @@ from preprocessing.prepared import Prepared, check_counts, found, prepare
 from preprocessing.readers import files_of, parse_source
 from preprocessing.readers_enriched import KIND
 from preprocessing.records import Record, first_fault
+from preprocessing.sample import Sample
 from preprocessing.settings import JobConfig, parse_config
 from preprocessing.shards import ShardWriter
 from preprocessing.sources import refuse_repeated
@@ -81,7 +82,7 @@ def make(
             place.join(whole)
             prepared = found(place.prepared, rows_of)
             if prepared is None:
-                prepared = prepare(place.prepared, config.data, steps, rows_of)
+                prepared = prepare(place.prepared, config.data, steps, rows_of, sample_of(config))
         if asker is not None:
             ask(prepared, asker, place)
         with place.alone("another process writes the data set; waiting for it"):
@@ -166,6 +167,10 @@ def check_sums(facts: dict[str, Any]) -> None:
     facts["rows_read"] = read
     if read != facts["rows"] + facts["rows_rejected"]:
         raise RuntimeError(f"{read} rows read are not {facts['rows']} written and {facts['rows_rejected']} rejected")
+
+
+def sample_of(config: JobConfig) -> Sample | None:
+    return None if config.sample_rows is None else Sample(config.sample_rows, config.seed)
 
 
 def write_counted(path: Path, lines: Iterable[str]) -> int:

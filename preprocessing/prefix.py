@@ -11,7 +11,7 @@ sums of their exponentials (arXiv 2402.05099): the same numbers but for rounding
 Letters: B rows, H heads, K heads of keys and values, T tokens of a row, P of the prompt, D numbers a head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -25,19 +25,28 @@ from preprocessing.llm import Llm
 IMPLEMENTATION = "shared_prefix"
 _NOT_HERE = ("softcap", "s_aux", "position_bias")
 """What some models ask of attention beside products and masks."""
-_FAR = 0.3
-"""Half the sum of differences of probabilities, between one pass and two parts. Rounding in bfloat16 gave 0.08 at most
-(fp32: 1e-6); a prompt that is not seen gives 0.9 (SmolLM2, every prompt)."""
+_FAR = {torch.float32: 1e-3, torch.bfloat16: 0.3}
+"""Half the sum of differences of probabilities, between one pass and two parts: SmolLM2 has 1e-6 in float32, and by
+rounding up to 0.08 in bfloat16; a prompt that is not seen gives 0.9. That each layer looks at it is counted."""
 
 Layer = tuple[torch.Tensor, torch.Tensor]
 """Keys and values, (1, K, P, D) each."""
+
+
+class Lent(list[Layer]):
+    """What is lent to a forward pass, by layer; `looked_at` are the layers that took it."""
+
+    def __init__(self, layers: Iterable[Layer]) -> None:
+        super().__init__(layers)
+        self.looked_at: set[int] = set()
 
 
 class Prefix:
     def __init__(self, llm: Llm, ids: Sequence[int]) -> None:
         """Raises UserError for a model whose attention cannot be taken in two parts."""
         self.length, self.name = len(ids), llm.name
-        self.window = getattr(llm.model.config, "sliding_window", None)
+        config = llm.model.config.get_text_config()
+        self.limits = {name: getattr(config, name, None) for name in ("sliding_window", "max_position_embeddings")}
         self.check_length(0)
         if llm.model.config._attn_implementation != IMPLEMENTATION:
             llm.model.set_attn_implementation(IMPLEMENTATION)
@@ -45,16 +54,17 @@ class Prefix:
         whole = self._probabilities(llm, ids, past_key_values=cache, use_cache=True)
         held = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in cache.layers]
         layers = [(keys, values) for keys, values in held if keys is not None and values is not None]
-        if not layers or any(keys.shape[2] != self.length for keys, _ in layers):
+        if len(layers) != config.num_hidden_layers or any(keys.shape[2] != self.length for keys, _ in layers):
             raise UserError(
-                f"{llm.name}: a {llm.model.config.model_type} model does not keep keys and values; take another"
+                f"{llm.name}: a {llm.model.config.model_type} model keeps something else than the keys and values of "
+                "all it has read; take another model"
             )
         self._check(llm, ids, layers, whole)
-        self.layers: list[Layer] = layers
+        self.layers = Lent(layers)
 
     def _check(self, llm: Llm, ids: Sequence[int], layers: Sequence[Layer], whole: torch.Tensor) -> None:
         """The last token again, as a row that looks at those before it: what comes next must be as likely."""
-        shorter = [(keys[:, :, :-1], values[:, :, :-1]) for keys, values in layers]
+        shorter = Lent((keys[:, :, :-1], values[:, :, :-1]) for keys, values in layers)
         parted = self._probabilities(
             llm,
             ids[-1:],
@@ -63,10 +73,14 @@ class Prefix:
             shared_prefix=shorter,
         )
         far = float((whole - parted).abs().sum() / 2)
-        if not far <= _FAR:
+        blind = set(range(len(layers))) - shorter.looked_at
+        if blind or not far <= _FAR.get(llm.model.dtype, _FAR[torch.bfloat16]):
+            why = (
+                f"layers {sorted(blind)} do not look at the prompt" if blind else f"probabilities are {far:.2g} apart"
+            )
             raise UserError(
-                f"{llm.name}: the attention of a {llm.model.config.model_type} model cannot be taken in two parts: "
-                f"probabilities are {far:.2g} apart; take another model"
+                f"{llm.name}: the attention of a {llm.model.config.model_type} model cannot be taken in two parts, "
+                f"the prompt being one: {why}; take another model"
             )
 
     @staticmethod
@@ -76,11 +90,13 @@ class Prefix:
         return logits[0, -1].double().softmax(-1)
 
     def check_length(self, total: int) -> None:
-        """Masks here are those of full attention. `total` are the tokens after the prompt."""
-        if self.window is not None and self.length + total > self.window:
-            raise UserError(
-                f"{self.name}: {self.length + total} tokens are more than its attention window of {self.window}"
-            )
+        """`total` are the tokens after the prompt. Masks here are those of full attention."""
+        for name, most in self.limits.items():
+            if isinstance(most, int) and self.length + total > most:
+                raise UserError(
+                    f"{self.name}: a prompt of {self.length} tokens and {total} more are above its {name} of {most}; "
+                    "a smaller max_tokens, or another model"
+                )
 
 
 def attend(
@@ -89,7 +105,7 @@ def attend(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    shared_prefix: Sequence[Layer] | None = None,
+    shared_prefix: Lent | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of (B, H, T, D) over `shared_prefix` of this layer and over its own keys: (B, T, H, D).
@@ -100,7 +116,9 @@ def attend(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if asked := [name for name in _NOT_HERE if kwargs.get(name) is not None]:
         raise UserError(f"{type(module).__name__} asks for attention with {', '.join(asked)}; take another model")
-    keys, values = shared_prefix[int(module.layer_idx)]  # type: ignore[arg-type]
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    shared_prefix.looked_at.add(layer)
+    keys, values = shared_prefix[layer]
     scale = kwargs.get("scaling")
     rows, heads, length, _ = query.shape
     groups = heads // keys.shape[1]

@@ -21,6 +21,7 @@ from preprocessing.files import write_lines
 from preprocessing.folders import verify, write_folder
 from preprocessing.readers import Rejected, parse_source, read
 from preprocessing.records import Record
+from preprocessing.sample import Sample
 from preprocessing.shards import lines_of, record_of
 from preprocessing.steps import Step
 
@@ -69,8 +70,13 @@ def found(folder: Path, fingerprint: str) -> Prepared | None:
     return Prepared(folder, facts) if facts["fingerprint"] == fingerprint else None
 
 
-def prepare(folder: Path, sources: Sequence[str], steps: Sequence[Step], fingerprint: str) -> Prepared:
-    """Read everything, send it through the steps, and seal what comes out. Raises UserError if nothing does."""
+def prepare(
+    folder: Path, sources: Sequence[str], steps: Sequence[Step], fingerprint: str, sample: Sample | None = None
+) -> Prepared:
+    """Read everything, or a sample of each source, send it through the steps, and seal what comes out.
+
+    Raises UserError if nothing does.
+    """
     facts: dict[str, Any] = {"fingerprint": fingerprint, "read": {}, "steps": []}
 
     def write(staging: Path) -> None:
@@ -80,7 +86,7 @@ def prepare(folder: Path, sources: Sequence[str], steps: Sequence[Step], fingerp
                 files.enter_context((staging / f"rejected-{number:02d}-{name}.jsonl").open("w", encoding="utf-8"))
                 for number, name in enumerate(names)
             ]
-            records: Iterator[Record] = _read(sources, bins[0], facts["read"])
+            records: Iterator[Record] = _read(sources, sample, bins[0], facts["read"])
             for step, file in zip(steps, bins[1:], strict=True):
                 facts["steps"].append(counts := {"name": step.name, "in": 0, "out": 0, "set_aside": {}})
                 records = _through(step, records, file, counts)
@@ -104,16 +110,18 @@ def check_counts(facts: dict[str, Any]) -> None:
         raise RuntimeError(f"{rows} rows passed the last step, {facts['rows']} were written")
 
 
-def _read(sources: Sequence[str], bin_: IO[str], counts: dict[str, Any]) -> Iterator[Record]:
+def _read(sources: Sequence[str], sample: Sample | None, bin_: IO[str], counts: dict[str, Any]) -> Iterator[Record]:
     for argument in sources:
         result = read(parse_source(argument))
+        rows, others = (result.records, []) if sample is None else sample(result.records)
+        reasons = result.reasons + Counter(item.reason for item in others)
         counts[argument] = {
             "reader": result.source.reader,
-            "records": len(result.records),
-            "rejected": dict(sorted(result.reasons.items())),
+            "records": len(rows),
+            "rejected": dict(sorted(reasons.items())),
         }
-        bin_.writelines(_line(item) for item in result.rejected)
-        rows, result = result.records[::-1], None  # type: ignore[assignment]
+        bin_.writelines(_line(item) for item in [*result.rejected, *others])
+        rows, result, others = rows[::-1], None, []  # type: ignore[assignment]
         while rows:
             yield rows.pop()
 

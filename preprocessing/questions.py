@@ -16,6 +16,7 @@ from preprocessing.answers import AnswerCache, Given
 from preprocessing.asking import Answers, Asker
 from preprocessing.errors import UserError
 from preprocessing.judged import unreliable_fields
+from preprocessing.merging import Answer, merged
 from preprocessing.records import Record
 from preprocessing.settings import JobConfig
 from preprocessing.sources import expand
@@ -37,6 +38,8 @@ def open_asker(config: JobConfig, cache: Answers | None = None) -> Asker:
     llm = load_llm(config.enrich, config.quantization)
     questions = [_Question(Enricher(llm, [name], config.decoding())) for name in config.prompts]
     _refuse_twice(questions)
+    for question in questions:
+        question.enricher.check(config.languages)
     # What was done goes before how it is judged: circumstances are those of the chosen action.
     questions.sort(key=lambda question: not question.prompt.writes)
     facts: dict[str, Any] = {
@@ -56,12 +59,8 @@ class _Question:
     """One prompt, as preprocessing/asking.py puts it."""
 
     def __init__(self, enricher: "Enricher"):  # type: ignore[name-defined]  # noqa: F821
-        from preprocessing import enrichment
-
         self.enricher, self.prompt = enricher, enricher.prompts[0]
         self.name = self.prompt.name
-        self._merged = enrichment.merged
-        self._answer = enrichment.Answer
 
     def wants(self, record: Record) -> bool:
         if self.prompt.writes and not may_be_given_actions(record):
@@ -79,7 +78,7 @@ class _Question:
         ]
 
     def merged(self, record: Record, given: Given) -> Record:
-        return self._merged(record, {field: self._answer(*values) for field, values in given.items()})
+        return merged(record, {field: Answer(*values) for field, values in given.items()})
 
 
 def _refuse_twice(questions: Sequence[_Question]) -> None:

@@ -28,8 +28,8 @@ UTILITY = "utility"
 _COUNT = {**{field: count for field, (count, _, _) in RANGES.items()}, UTILITY: len(VIEWS)}
 _MARKS = str.maketrans({"{": "(", "}": ")", '"': "'"} | {digit: chr(ord(digit) + 0xFEE0) for digit in "0123456789"})
 _OF_TURNS = (("<|", "(/"), ("|>", "/)"))
-_COLON = re.compile(r"""((?<=[^\W\d])|(?<=["']))(\s*):""")
-"""After a letter or a quote, as in "joy":9 and SYSTEM: all; not that of 12:30 and :)."""
+_COLON = re.compile(r"""((?<=[^\W\d])|(?<=["']))(\s*):(?!//)""")
+"""After a letter or a quote, as in "joy":9 and SYSTEM: all; not that of 12:30, of :) and of http://."""
 _NAME = re.compile(r"[a-z_]+@[0-9]+")
 
 

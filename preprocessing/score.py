@@ -7,7 +7,7 @@ Run   through preprocessing/enrichment.py.
 A question is the beginning of an answer, {"key":, and which tokens may follow is said by the grammar (llguidance). All
 questions lie behind the text in one sequence. A mask lets each see the prompt, the text and itself, and its positions
 go on from the text's end, so each is answered as if it were asked alone: no answer leans on another one, and the
-probabilities are those of a plain pass over prompt, text and question (tests/test_prep_score.py).
+probabilities are those of a plain pass over prompt, text and question (tests/test_prep_enrichment.py).
 """
 
 import json

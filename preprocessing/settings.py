@@ -23,8 +23,6 @@ FREE_TO_CHANGE = {"output", "num_proc", "answers", "overwrite", "judged"}
 """Fields that change how a job runs, never what it writes; what `judged` holds is told apart by its content."""
 STEP_FIELDS = (
     "steps",
-    "sample_rows",
-    "seed",
     "languages",
     "least_characters",
     "most_characters",
@@ -60,7 +58,7 @@ class JobConfig:
     )
     """What rows go through before anything is asked, in this order; [] lets all pass (preprocessing/step_table.py)."""
     sample_rows: int | None = None
-    """For sample: rows that are drawn of each source; set, the step goes before all others."""
+    """Rows that are drawn of each source; by default all are read."""
     languages: list[str] = field(default_factory=lambda: ["en", "ko"])
     """For language: which ones are wanted."""
     least_characters: int = 2
@@ -127,13 +125,12 @@ class JobConfig:
     """Folder that preprocessing.judge wrote of this model: what it found to be no better than chance is unreliable."""
 
     def __post_init__(self) -> None:
-        if self.sample_rows is not None and "sample" not in self.steps:
-            self.steps = ["sample", *self.steps]
         check(self)
 
     def step_settings(self) -> dict[str, Any]:
         """The fields that decide which rows reach the language model."""
-        return {name: getattr(self, name) for name in STEP_FIELDS}
+        sample = (self.sample_rows, self.seed) if self.sample_rows is not None else None
+        return {name: getattr(self, name) for name in STEP_FIELDS} | {"sample": sample}
 
     def decoding(self) -> Decoding:
         """Shapes are fixed: an answer must not depend on which rows happen to share its batch."""
@@ -152,8 +149,8 @@ def check(config: JobConfig) -> None:
         raise UserError("data names no source; give at least one READER=PATH")
     if not config.output.strip():
         raise UserError("output names no folder; give one")
-    if "sample" in config.steps and config.sample_rows is None:
-        raise UserError("steps names sample, and sample_rows says not how many rows; set it, or leave the step out")
+    if config.sample_rows is not None and config.sample_rows < 1:
+        raise UserError(f"sample_rows must be at least 1, got {config.sample_rows}")
     for name in ("num_proc", "rows_per_shard"):
         if not 1 <= getattr(config, name) < math.inf:
             raise UserError(f"{name} must be at least 1, got {getattr(config, name)}")

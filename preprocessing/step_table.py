@@ -56,13 +56,6 @@ def balance_of(config: JobConfig) -> Balance | None:
     return None if told == (1.0, {}, None, 1.0) else Balance(*told)
 
 
-def _sample(config: JobConfig) -> Step:
-    from preprocessing.filters import Sample
-
-    assert config.sample_rows is not None
-    return Sample(config.sample_rows, config.seed)
-
-
 def _language(config: JobConfig) -> Step:
     from preprocessing.filters import Language
 
@@ -113,7 +106,6 @@ def _encoder(config: JobConfig) -> "EncoderFolder":  # type: ignore[name-defined
 
 
 STEPS: dict[str, Callable[[JobConfig], Step]] = {
-    "sample": _sample,
     "language": _language,
     "length": _length,
     "personal-data": _personal_data,

@@ -23,7 +23,8 @@ pytest.importorskip("llguidance", reason="llguidance comes with the extra enrich
 
 from preprocessing.confidence import falling, judged
 from preprocessing.decoding import Decoding
-from preprocessing.enrichment import PROMPTS, Answer, Enricher, merged, regret_of
+from preprocessing.enrichment import PROMPTS, Enricher, regret_of
+from preprocessing.merging import Answer, merged
 
 TEXTS = [
     record_of("I am so happy for her."),

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from preprocessing.errors import UserError
-from preprocessing.filters import Duplicates, Language, Length, Sample
+from preprocessing.filters import Duplicates, Language, Length
 from preprocessing.readers import Rejected, parse_source, read
 from preprocessing.records import Record
 from preprocessing.spool import Spool
@@ -201,17 +201,3 @@ def test_records_come_off_the_disk_as_they_went_there(scenarios: list[Record]) -
         assert [odd, *found] == records
         assert list(spool) == records
         assert len(spool) == len(records)
-
-
-def test_of_each_source_as_many_rows_are_drawn_as_are_asked_for(scenarios: list[Record]) -> None:
-    others = [replace(record, source="other") for record in scenarios[:5]]
-    kept, rejected = parted(Sample(20), [*scenarios, *others])
-    assert [sum(record.source == source for record in kept) for source in (scenarios[0].source, "other")] == [20, 5]
-    assert {item.reason for item in rejected} == {"not-drawn"}
-    assert len(rejected) == len(scenarios) - 20
-    assert [record.id for record in kept[:20]] == [record.id for record in scenarios if record in kept[:20]]
-    more, _ = parted(Sample(40), scenarios)
-    assert {record.id for record in kept[:20]} < {record.id for record in more}
-    assert parted(Sample(20, seed=1), scenarios)[0] != kept[:20]
-    # Wherever the file lies, and whatever stands before it.
-    assert parted(Sample(20), [replace(record, source="elsewhere") for record in scenarios])[0][3].id == kept[3].id
