@@ -14,7 +14,6 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,8 @@ QUANTIZATIONS = {
     "bf16": "not quantised, to compare with",
     "fp32": "not quantised, to compare with",
 }
-_ONE_DAY = date(2026, 1, 1)
-"""What chat templates that name the day are given: answers must not depend on when they were asked for."""
+_ONE_DAY = "{%- macro strftime_now(format) -%}2026-01-01{%- endmacro -%}"
+"""For chat templates that name the day: answers must not depend on when they were asked for."""
 _BYTES = {"nf4": 4.5 / 8, "nf4-packed": 4.5 / 8, "bf16": 2.0, "fp32": 4.0}
 """Bytes a weight takes; nf4 has a 32-bit scale for each 64 weights."""
 
@@ -81,8 +80,11 @@ class Llm:
         texts = [*turns[:-1], turns[-1] + mark + after]
         roles = ("user", "assistant")
         messages = [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)]
+        template = self.tokenizer.get_chat_template()
+        if "strftime_now" in template:
+            template = _ONE_DAY + template
         text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, strftime_now=_ONE_DAY.strftime
+            messages, chat_template=template, tokenize=False, add_generation_prompt=True
         )
         head, found, tail = text.partition(mark)
         if not found or mark in tail:

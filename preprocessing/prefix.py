@@ -48,10 +48,20 @@ class Prefix:
         config = llm.model.config.get_text_config()
         self.limits = {name: getattr(config, name, None) for name in ("sliding_window", "max_position_embeddings")}
         self.check_length(0)
+        if self.length < 2:
+            raise UserError(
+                f"{llm.name}: its chat template leaves {self.length} tokens of a prompt; take another model"
+            )
         if llm.model.config._attn_implementation != IMPLEMENTATION:
             llm.model.set_attn_implementation(IMPLEMENTATION)
         cache = DynamicCache()
-        whole = self._probabilities(llm, ids, past_key_values=cache, use_cache=True)
+        try:
+            whole = self._probabilities(llm, ids, past_key_values=cache, use_cache=True)
+        except (IndexError, AttributeError, TypeError, ValueError) as error:  # of a cache that it cannot work with
+            raise UserError(
+                f"{llm.name}: a {llm.model.config.model_type} model cannot read with a cache of keys and values "
+                f"({error}); take another model"
+            ) from error
         held = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in cache.layers]
         layers = [(keys, values) for keys, values in held if keys is not None and values is not None]
         if len(layers) != config.num_hidden_layers or any(keys.shape[2] != self.length for keys, _ in layers):

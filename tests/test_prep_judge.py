@@ -112,3 +112,15 @@ def test_rows_that_nobody_labelled_are_refused(tmp_path):
     source = f"records={tmp_path / 'plain.jsonl'}"
     code, _, err = run_command(judge, "--model", "none", "--data", source, "--output", tmp_path / "judged")
     assert (code, "no row has a label that can be judged" in err) == (2, True), err
+
+
+def test_nothing_but_an_earlier_judgement_is_replaced(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work", encoding="utf-8")
+    write_records(tmp_path / "rows.jsonl", [record_of("I won!", basic_emotions=[1.0] + [0.0] * 6)])
+    options = ("--model", "none", "--data", f"records={tmp_path / 'rows.jsonl'}", "--output")
+    code, _, err = run_command(judge, *options, tmp_path / "mine")
+    assert (code, "is there already and is no judgement" in err) == (2, True), err
+    assert (tmp_path / "mine" / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+    code, _, err = run_command(judge, *options, tmp_path / "new", "--rows", "-3")
+    assert (code, "--rows must be at least 1, got -3" in err) == (2, True), err

@@ -6,14 +6,17 @@ Run   `pytest tests/test_prep_model_kinds.py`
 """
 
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
-from tiny_llm import plain_shares, record_of, save_tiny_llm
+from tiny_llm import CHAT, plain_shares, record_of, save_tiny_llm
 from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GraniteConfig,
+    Lfm2Config,
+    LlamaConfig,
     MambaConfig,
     MistralConfig,
     Phi3Config,
@@ -22,7 +25,7 @@ from transformers import (
 )
 
 from preprocessing.errors import UserError
-from preprocessing.llm import load_llm
+from preprocessing.llm import Llm, load_llm
 from preprocessing.schema import SCALES, load_prompt, value_of
 
 pytest.importorskip("llguidance", reason="llguidance comes with the extra enrich")
@@ -63,7 +66,9 @@ def test_models_of_other_kinds_answer_as_in_plain_passes(tokenizer, tmp_path: Pa
 @pytest.mark.parametrize(
     ("kind", "settings", "said"),
     [
-        (MistralConfig, {"sliding_window": 64}, "window of 64"),
+        (MistralConfig, {"sliding_window": 64}, "sliding_window of 64"),
+        (LlamaConfig, {"max_position_embeddings": 512}, "max_position_embeddings of 512"),
+        (Lfm2Config, {"layer_types": ["conv", "full_attention"]}, "cannot read with a cache of keys"),
         (Gemma2Config, {"head_dim": 16}, "does not support an attention implementation through torch"),
         (MambaConfig, {}, "does not support an attention implementation through torch"),
     ],
@@ -75,3 +80,26 @@ def test_a_model_whose_attention_cannot_be_parted_is_refused(
     folder = save_tiny_llm(tmp_path / "tiny", tokenizer, kind, **settings)
     with pytest.raises(UserError, match=said):
         Enricher(load_llm(str(folder), "fp32"), ["culture@1"], PLAIN).answer([TEXT])
+
+
+def test_a_model_of_which_a_layer_does_not_look_at_the_prompt_is_refused(tokenizer, tmp_path: Path) -> None:
+    llm = load_llm(str(save_tiny_llm(tmp_path / "tiny", tokenizer)), "fp32")
+    layer = llm.model.model.layers[1].self_attn
+    whole = layer.forward
+    layer.forward = lambda *args, shared_prefix=None, **kwargs: whole(*args, **kwargs)
+    with pytest.raises(UserError, match=r"layers \[1\] do not look at the prompt"):
+        Enricher(llm, ["culture@1"], PLAIN).answer([TEXT])
+
+
+def test_answers_do_not_depend_on_the_day_and_another_template_is_another_question(tokenizer, tmp_path: Path) -> None:
+    def asked(template: str) -> tuple[str, object]:
+        folder = save_tiny_llm(tmp_path / "tiny", tokenizer)
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        enricher = Enricher(load_llm(str(folder), "fp32"), ["culture@1"], PLAIN)
+        return enricher.key(TEXT, enricher.prompts[0]), enricher.answer([TEXT])
+
+    dated = asked("{{ strftime_now('%H:%M:%S.%f') }}" + CHAT)
+    assert asked("{{ strftime_now('%H:%M:%S.%f') }}" + CHAT) == dated
+    assert asked(CHAT)[0] != dated[0]
+    with patch.object(Llm, "chat_parts", lambda llm, turns, after: ("<|im_start|>" + turns[0], after)):
+        assert asked(CHAT)[0] != dated[0]
