@@ -18,12 +18,15 @@ from typing import Any
 import llguidance.torch
 import torch
 from llguidance import LLMatcher, LLTokenizer
-from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from preprocessing.errors import UserError
 from preprocessing.llm import Llm
 from preprocessing.prefix import Prefix, additive, padded
 from preprocessing.score import ROUND, rounded, unpacked
+
+_ROOM = 128
+"""Tokens that a row's keys and values have room for before all are moved."""
 
 
 @dataclass
@@ -45,6 +48,37 @@ class Written:
     text: str
     log_probability: float
     """Mean over the tokens that were drawn, at temperature 1, among those the grammar allowed."""
+
+
+class _Roomy(DynamicLayer):
+    """Keys and values with room for more tokens: one more is written behind the others, and none is copied."""
+
+    room: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        length = self.get_seq_length() if self.room is not None else 0
+        total = length + key_states.shape[2]
+        if self.room is None or total > self.room[0].shape[2]:
+            self._move(key_states, value_states, length, total + _ROOM)
+        assert self.room is not None
+        for room, states in zip(self.room, (key_states, value_states), strict=True):
+            room[:, :, length:total] = states
+        self.keys, self.values = (room[:, :, :total] for room in self.room)
+        return self.keys, self.values
+
+    def _move(self, key_states: torch.Tensor, value_states: torch.Tensor, length: int, places: int) -> None:
+        """To a larger room, for so many tokens."""
+        rows, heads = key_states.shape[:2]
+        keys, values = (
+            states.new_empty(rows, heads, places, states.shape[3]) for states in (key_states, value_states)
+        )
+        if self.room is not None:
+            assert self.keys is not None and self.values is not None
+            keys[:, :, :length], values[:, :, :length] = self.keys, self.values
+        self.room, self.is_initialized = (keys, values), True
+        self.dtype, self.device = key_states.dtype, key_states.device
 
 
 class Writer:
@@ -71,7 +105,7 @@ class Writer:
         rows = [self._row(text, seed) for text, seed in zip(texts, seeds, strict=True)]
         ids, seen = padded([row.prompt for row in rows], max(self.row_length(text) for text in texts))
         ends = torch.tensor([len(row.prompt) for row in rows])
-        cache = DynamicCache()
+        cache = Cache(layer_class_to_replicate=_Roomy)
         with torch.inference_mode():
             causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
             places = torch.arange(ids.shape[1]).expand_as(ids)
@@ -102,7 +136,7 @@ class Writer:
         return _Row(matcher, random.Random(seed), prompt, written=list(self.forced), read=len(self.forced))
 
     def _read(
-        self, ids: torch.Tensor, places: torch.Tensor, allowed: torch.Tensor, cache: DynamicCache, **inputs: Any
+        self, ids: torch.Tensor, places: torch.Tensor, allowed: torch.Tensor, cache: Cache, **inputs: Any
     ) -> torch.Tensor:
         """Logits (rows, tokens asked for, vocabulary); what fills up a row stays in the cache, unseen."""
         self.prefix.check_length(allowed.shape[2])

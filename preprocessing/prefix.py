@@ -138,11 +138,24 @@ def attend(
     shape = (keys.shape[1], groups, rows, length)
     shared = shared[0].unflatten(1, shape[1:]).permute(2, 0, 1, 3, 4).flatten(1, 2)
     shared_sum = shared_sum[0].unflatten(1, shape[1:]).permute(2, 0, 1, 3).flatten(1, 2)
-    mask = None if attention_mask is None else attention_mask.expand(rows, heads, -1, -1)
-    own, own_sum = _flash(query, repeat_kv(key, groups), repeat_kv(value, groups), mask, scale)
+    own, own_sum = _own(query, key, value, attention_mask, scale)
     part = torch.sigmoid(shared_sum - own_sum)[..., None]
     joined = torch.lerp(own.float(), shared.float(), part).to(query.dtype)
     return joined.transpose(1, 2).contiguous(), None
+
+
+def _own(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Over a row's own keys. A single token's heads are laid as tokens beside one another, which spares copies."""
+    rows, heads, length, _ = query.shape
+    groups = heads // key.shape[1]
+    if length == 1:
+        mask = None if mask is None else mask.expand(rows, key.shape[1], groups, -1)
+        found, sums = _flash(query.reshape(rows, key.shape[1], groups, -1), key, value, mask, scale)
+        return found.reshape(rows, heads, 1, -1), sums.reshape(rows, heads, 1)
+    mask = None if mask is None else mask.expand(rows, heads, -1, -1)
+    return _flash(query, repeat_kv(key, groups), repeat_kv(value, groups), mask, scale)
 
 
 def _flash(
