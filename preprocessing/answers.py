@@ -28,6 +28,27 @@ _WAIT_SECONDS = 600
 """How long a process waits for another one's commit, which takes milliseconds, on the slowest disk there is."""
 
 
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "afs", "9p", "orangefs"}
+MOUNTS = Path("/proc/self/mountinfo")
+
+
+def check_answers(path: Path) -> None:
+    """Raises UserError where `path` lies on a network share, as far as the system tells what is mounted."""
+    mounts = MOUNTS.read_text(encoding="utf-8", errors="replace") if MOUNTS.is_file() else ""
+    place = path.resolve()
+    kinds: dict[int, str] = {}
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        point = Path(before.split()[4].replace("\\040", " "))
+        if point in (place, *place.parents):
+            kinds[len(point.parts)] = after.split()[0]
+    if kinds and (kind := kinds[max(kinds)]) in _NETWORK:
+        raise UserError(
+            f"the answers {path} would lie on a share ({kind}), where SQLite's log is not safe; name with --answers a "
+            "file on a disk of this machine"
+        )
+
+
 class AnswerCache:
     """A file of answers; raises UserError where it cannot be opened, is damaged, or the disk is full."""
 
@@ -36,7 +57,13 @@ class AnswerCache:
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None)
-            self._base.execute("PRAGMA journal_mode=WAL")
+            (journal,) = self._base.execute("PRAGMA journal_mode=WAL").fetchone()
+            if journal != "wal":
+                self._base.close()
+                raise UserError(
+                    f"the answers {path} cannot be kept with a write-ahead log (SQLite says {journal!r}), and several "
+                    "processes would damage them; name with --answers a file on a disk of this machine"
+                )
             self._base.execute("PRAGMA synchronous=FULL")
             self._base.execute(
                 "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, given TEXT NOT NULL) WITHOUT ROWID"

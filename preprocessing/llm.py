@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from preprocessing.errors import DoesNotFit, UserError
 from preprocessing.memory_room import room
-from preprocessing.model_files import hash_of, place_of, refuse_remote_code, weights_in
+from preprocessing.model_files import files_beside, hash_of, place_of, refuse_remote_code, weights_in
 
 QUANTIZATIONS = {
     "nf4": "4 bits, unpacked layer by layer: the default",
@@ -101,7 +101,7 @@ def load_llm(folder: str, quantization: str = "nf4") -> Llm:
     source: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     if gguf is not None:
         source["gguf_file"] = gguf.name
-    files = [gguf] if gguf is not None else _files_of(path)
+    weights = [gguf] if gguf is not None else weights_in(path)
     if gguf is None:
         refuse_remote_code(path)
     config = _read("config", path, AutoConfig, source)
@@ -109,10 +109,13 @@ def load_llm(folder: str, quantization: str = "nf4") -> Llm:
         raise UserError(f"{path}: {config.model_type} is not a causal language model; it cannot write answers")
     tokenizer = _read("tokenizer", path, AutoTokenizer, source)
     _check_tokenizer(path, tokenizer)
-    _check_memory(files, config, quantization)
+    if gguf is None:
+        _refuse_quantised(path, config)
+    _check_memory(weights, config, quantization)
     model = _quantised(path, source, quantization)
+    made_of = hash_of(weights if gguf is not None else [*weights, *files_beside(path)])
     name = re.sub(r"[^\w.-]+", "-", gguf.stem if gguf is not None else path.resolve().name)
-    return Llm(model=model, tokenizer=tokenizer, name=name, hash=hash_of(files), quantization=quantization)
+    return Llm(model=model, tokenizer=tokenizer, name=name, hash=made_of, quantization=quantization)
 
 
 def resolve_llm(name: str) -> tuple[Path, Path | None]:
@@ -129,9 +132,14 @@ def resolve_llm(name: str) -> tuple[Path, Path | None]:
     raise UserError(f"language model {name!r}: {path} holds {held} (looked from {Path.cwd()})")
 
 
-def _files_of(path: Path) -> list[Path]:
-    named = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-    return [*weights_in(path), *(file for file in map(path.joinpath, named) if file.is_file())]
+def _refuse_quantised(path: Path, config: Any) -> None:
+    """Transformers would load such weights as they are, whatever was asked, and the card would not say so."""
+    if (stored := getattr(config, "quantization_config", None)) is not None:
+        how = stored.get("quant_method") if isinstance(stored, dict) else None
+        raise UserError(
+            f"{path}: its weights are quantised already ({how or 'quantization_config'} in config.json), and cannot "
+            "be held in another way; take the folder of the model as it was before, or a GGUF file"
+        )
 
 
 def _read(what: str, path: Path, kind: Any, source: dict[str, Any]) -> Any:
@@ -157,10 +165,10 @@ def _check_tokenizer(path: Path, tokenizer: Any) -> None:
             raise UserError(f"{path}: a text that spells {spelled!r} would become that token and could fake a turn")
 
 
-def _check_memory(files: list[Path], config: Any, quantization: str) -> None:
+def _check_memory(weights: list[Path], config: Any, quantization: str) -> None:
     """Weights as stored, the vocabulary in full, and while a GGUF is read all of it unpacked."""
-    on_disk = sum(file.stat().st_size for file in files)
-    if files[0].suffix == ".gguf":
+    on_disk = sum(file.stat().st_size for file in weights)
+    if weights[0].suffix == ".gguf":
         # Four bits at least become two bytes, and the reader holds 32-bit numbers of one tensor beside them.
         need = on_disk * 4 + 2**29
     else:

@@ -32,6 +32,9 @@ LOADING_ERRORS = (
     StrictDataclassError,
 )
 
+_BESIDE = {".json", ".txt", ".model", ".jinja"}
+"""Of tokenizer.json, vocab.json, merges.txt, tokenizer.model, chat_template.jinja and their like."""
+
 
 def place_of(name: str, what: str) -> Path:
     """Where `name` leads, whether or not anything is there; raises UserError for a package that is not installed."""
@@ -54,6 +57,10 @@ def kind_of(folder: Path) -> Any:
 
 
 def weights_in(folder: Path) -> list[Path]:
+    """Those that Transformers reads: a folder of shards may hold the same weights in another layout beside them."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        return _weights_of(index)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         pickles = sorted(file.name for file in [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
@@ -62,6 +69,24 @@ def weights_in(folder: Path) -> list[Path]:
         )
         raise UserError(f"{folder} holds no *.safetensors{also}")
     return weights
+
+
+def _weights_of(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        weights = [index.parent / name for name in names]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} does not say which files hold the weights: {error!r}; fetch it again") from None
+    if missing := [file.name for file in weights if not file.is_file()]:
+        raise UserError(f"{index.parent} lacks {missing[0]}, which {index.name} names; fetch it again")
+    if not weights:
+        raise UserError(f"{index} names no file of weights; fetch it again")
+    return weights
+
+
+def files_beside(folder: Path) -> list[Path]:
+    """What else decides what a model computes, its tokenizer with it, in whichever form this is kept."""
+    return sorted(file for file in folder.iterdir() if file.suffix in _BESIDE and file.is_file())
 
 
 def refuse_remote_code(folder: Path) -> None:

@@ -32,7 +32,8 @@ NEAREST = 8
 class NearInMeaning:
     """Judges records by their `text` alone; those with a second part, a worse text, turns or actions pass.
 
-    So do those in a language that the encoder is not to read.
+    So do those in a language that the encoder is not to read, and those longer than it reads: it would compare how
+    they begin.
     """
 
     name = "near-in-meaning"
@@ -51,10 +52,13 @@ class NearInMeaning:
         kept = _Kept(self.threshold)
         while batch := list(islice(remaining, BATCH)):
             out: dict[int, Record | Rejected] = dict(enumerate(batch))
-            places = [place for place, record in enumerate(batch) if reads(record.language) and _is_compared(record)]
+            compared = [place for place, record in enumerate(batch) if reads(record.language) and _is_compared(record)]
             self.counts["passed: in a language that the encoder does not read"] += sum(
                 not reads(record.language) for record in batch
             )
+            whole = self.encoder.whole([batch[place].text for place in compared]) if compared else []
+            places = [place for place, is_whole in zip(compared, whole, strict=True) if is_whole]
+            self.counts["passed: longer than the encoder reads"] += len(compared) - len(places)
             if places:
                 vectors = np.ascontiguousarray(embed([batch[place].text for place in places]), dtype=np.float32)
                 out.update(zip(places, kept.judged([batch[place] for place in places], vectors), strict=True))

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from preprocessing.answers import check_answers
 from preprocessing.asking import Asker, ask_all
 from preprocessing.card import card
 from preprocessing.errors import UserError, run
@@ -36,7 +37,7 @@ from preprocessing.step_table import balance_of, steps_of
 from preprocessing.steps import Step
 from preprocessing.workplace import Workplace
 
-_FORM = 1
+_FORM = 2
 """Raised by hand when the same sources and settings would give other rows."""
 
 
@@ -74,12 +75,18 @@ def make(
     rows_of = fingerprint(_FORM, sources_of(config), config.step_settings(), made_of)
     whole = fingerprint(rows_of, config.deciding(), asker and asker.facts)
     place = Workplace(Path(config.output))
+    said = f"{config.output} is finished, and was made with these settings"
     if place.finished(whole, config.overwrite):
-        print(f"{config.output} is finished, and was made with these settings")
+        print(said)
         return
     with place:
         with place.alone("another process reads the sources; waiting for it"):
             place.join(whole)
+            # Whoever was waited for may have been at the end of the job, not at its beginning.
+            if place.finished(whole, config.overwrite):
+                place.leave()
+                print(said)
+                return
             prepared = found(place.prepared, rows_of)
             if prepared is None:
                 prepared = prepare(place.prepared, config.data, steps, rows_of, sample_of(config))
@@ -183,7 +190,7 @@ def write_counted(path: Path, lines: Iterable[str]) -> int:
 
 
 def check_sources(config: JobConfig) -> None:
-    """Raises UserError for sources that cannot be read, before anything is loaded or written."""
+    """Raises UserError for sources or answers that do not serve, before anything is loaded or written."""
     sources = [parse_source(argument) for argument in config.data]
     refuse_repeated(sources)
     output = Path(config.output).resolve()
@@ -194,6 +201,8 @@ def check_sources(config: JobConfig) -> None:
         raise UserError(
             f"answers {config.answers} lies in the output, which is replaced as a whole; name another place"
         )
+    if config.enrich is not None:
+        check_answers(config.answers_file())
 
 
 def sources_of(config: JobConfig) -> list[Any]:

@@ -16,14 +16,7 @@ from preprocessing.errors import BadRow
 from preprocessing.files import write_lines
 from preprocessing.origins import origin_faults
 from preprocessing.text import clean, listed, name_fault, text_fault
-from redheart_hf.labels import (
-    CIRCUMSTANCES,
-    CULTURE,
-    EMOTION_FIELDS,
-    ETHICS_EXPERTS,
-    VAD,
-    VIEWS,
-)
+from redheart_hf.labels import CIRCUMSTANCES, CULTURE, EMOTION_FIELDS, ETHICS_EXPERTS, VAD, VIEWS
 
 LANGUAGES = ("en", "ko")
 

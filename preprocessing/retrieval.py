@@ -50,6 +50,10 @@ class Encoder(Protocol):
         """False where texts in it are to be let pass; raises UserError where its vectors would mean nothing."""
         ...
 
+    def whole(self, texts: list[str]) -> list[bool]:
+        """Which texts are read to their end: cut ones would be alike whose ends differ."""
+        ...
+
 
 @dataclass(frozen=True)
 class Near:

@@ -17,6 +17,7 @@ import traceback
 from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.queues import SimpleQueue
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +61,16 @@ class Local(LocalPipelineExecutor):
 
     def run(self) -> None:
         spawn = multiprocessing.get_context("spawn")
-        ranks: SimpleQueue[int | None] = spawn.SimpleQueue()
+        # A number, not a queue: a pipe holds some thousand ranks, and who fills it waits for workers that may be gone.
+        taken: Synchronized[int] = spawn.Value("i", 0)
         said: SimpleQueue[tuple[int, str]] = spawn.SimpleQueue()
         log = self.logging_dir.resolve_paths("stderr.txt")
         workers = [
-            spawn.Process(target=_work, args=(self, ranks, said, log), daemon=True) for _ in range(self.workers)
+            spawn.Process(target=_work, args=(self, taken, said, log), daemon=True) for _ in range(self.workers)
         ]
         try:
             for worker in workers:
                 worker.start()
-            for rank in [*self.get_incomplete_ranks(), *[None] * self.workers]:
-                ranks.put(rank)
             running = list(workers)
             while running:
                 ended = wait([worker.sentinel for worker in running])
@@ -130,19 +130,25 @@ def executor_of(config: ScaleConfig, plan: Plan, tasks: int, logs: Path) -> Pipe
     )
 
 
-def _work(executor: Local, ranks: "SimpleQueue[int | None]", said: "SimpleQueue[tuple[int, str]]", log: str) -> None:
-    """A process: one task after another, until there is none or one fails."""
+def _work(executor: Local, taken: "Synchronized[int]", said: "SimpleQueue[tuple[int, str]]", log: str) -> None:
+    """A process: one open task after another, until there is none or one fails."""
     end_with_parent()
     sys.stderr = open(log, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     try:
-        while (rank := ranks.get()) is not None:
-            executor._run_for_rank(rank, local_rank=1)
+        while (rank := _next(taken)) < executor.world_size:
+            executor._run_for_rank(rank, local_rank=1)  # passes over what is done
     except UserError as error:
         said.put((error.exit_code, str(error)))
         sys.exit(error.exit_code)
     except Exception:
         said.put((1, traceback.format_exc()))
         sys.exit(1)
+
+
+def _next(taken: "Synchronized[int]") -> int:
+    with taken.get_lock():
+        taken.value += 1
+        return taken.value - 1
 
 
 def _apart(plan: Plan, task: int, tasks: int) -> None:

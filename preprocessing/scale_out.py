@@ -28,7 +28,7 @@ from preprocessing.prepared import Prepared
 from preprocessing.progress import Progress
 from preprocessing.records import Record
 from preprocessing.scale_journal import Growth, answers_in, files_of, known_file, machines_in
-from preprocessing.scale_settings import ScaleConfig, check_answers, parse_config
+from preprocessing.scale_settings import ScaleConfig, parse_config
 from preprocessing.scale_task import Plan, rows_in, share
 from preprocessing.settings import JobConfig
 from preprocessing.sources import expand
@@ -114,11 +114,14 @@ def collect(folder: Path, cache: Answers) -> None:
 
 
 def _plan(config: ScaleConfig, prepared: Prepared, asker: Asker, place: Workplace, tasks: int) -> Plan:
-    """A folder for each division of these rows: what a number means in it never changes."""
+    """A folder for each division of these rows: what a number means in it never changes.
+
+    What was judged is told by its outcome: the folder may be named from here alone.
+    """
     made_of = fingerprint(prepared.facts["fingerprint"], asker.facts, tasks)
     job = config.job()
     return Plan(
-        job=replace(job, enrich=_anywhere(job), answers=None),
+        job=replace(job, enrich=_anywhere(job), answers=None, judged=None, unreliable=asker.facts["unreliable"]),
         prepared=str(prepared.folder),
         fingerprint=prepared.facts["fingerprint"],
         facts=asker.facts,
@@ -187,9 +190,6 @@ def _warn_of_machines(answers: Path) -> None:
 
 def main() -> None:
     config = parse_config(sys.argv[1:])
-    mounts = Path("/proc/self/mountinfo")
-    if mounts.is_file():
-        check_answers(config.answers_file(), mounts.read_text(encoding="utf-8", errors="replace"))
     # The workers' torch reads it when it is imported.
     os.environ["OMP_NUM_THREADS"] = str(config.threads)
     run_job(config.job(), partial(spread, config))

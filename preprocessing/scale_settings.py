@@ -9,7 +9,6 @@ import dataclasses
 import shutil
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
@@ -23,7 +22,6 @@ COMMAND = "python -m preprocessing.scale_out"
 TASK_ROWS = 5_000
 """Rows of a task where --tasks does not tell: most of an hour by a small model on one core, and 20 MiB of answers."""
 _SLURM_ONLY: dict[str, Any] = {"partition": None, "sbatch": {}}
-_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "afs", "9p", "orangefs"}
 
 
 @dataclass(kw_only=True)
@@ -81,22 +79,6 @@ def check_scale(config: ScaleConfig) -> None:
         raise UserError("--executor slurm needs --partition; sinfo lists what there is")
     if config.executor == "slurm" and shutil.which("sbatch") is None:
         raise UserError("there is no sbatch on this machine; start the command where jobs are submitted")
-
-
-def check_answers(path: Path, mounts: str) -> None:
-    """Raises UserError where `path` lies on a network share; `mounts` is the text of /proc/self/mountinfo."""
-    place = path.resolve()
-    kinds: dict[int, str] = {}
-    for line in mounts.splitlines():
-        before, _, after = line.partition(" - ")
-        point = Path(before.split()[4].replace("\\040", " "))
-        if point in (place, *place.parents):
-            kinds[len(point.parts)] = after.split()[0]
-    if kinds and (kind := kinds[max(kinds)]) in _NETWORK:
-        raise UserError(
-            f"the answers {path} would lie on a share ({kind}), where SQLite's log is not safe; name with --answers a "
-            "file on a disk of this machine. Only this process opens it: tasks write files of their own"
-        )
 
 
 def build_parser() -> ArgumentParser:

@@ -33,7 +33,10 @@ BATCH = 256
 
 
 class SimilarActions:
-    """Sets nothing aside. Memory: the cases, and 4 bytes for each of D numbers of each of them."""
+    """Sets nothing aside. Memory: the cases, and 4 bytes for each of D numbers of each of them.
+
+    Records and cases longer than the encoder reads are left out: it would compare how they begin.
+    """
 
     name = "retrieve"
 
@@ -74,10 +77,16 @@ class SimilarActions:
 
     def _found(self, known: "_Cases", records: list[Record], embed: Embed) -> Iterator[Record | str]:
         """Each record with its actions, or why it has none."""
-        vectors = embed([record.text for record in records])
-        near = known.index.places(vectors, self.encoder.hash, known.enough, least=self.least)
-        for record, found in zip(records, near, strict=True):
-            taken = self._taken(record, known.records, found)
+        whole = self.encoder.whole([record.text for record in records])
+        texts = [record.text for record, is_whole in zip(records, whole, strict=True) if is_whole]
+        near = iter(
+            known.index.places(embed(texts), self.encoder.hash, known.enough, least=self.least) if texts else []
+        )
+        for record, is_whole in zip(records, whole, strict=True):
+            if not is_whole:
+                yield "longer than the encoder reads"
+                continue
+            taken = self._taken(record, known.records, next(near))
             yield taken or f"no case of a cosine of {self.least:g}"
 
     def _counted(self, record: Record, found: Record | str | None) -> Record:
@@ -105,6 +114,10 @@ class SimilarActions:
         return cases
 
     def _indexed(self, cases: list[Record], embed: Embed) -> "_Cases | None":
+        whole = self.encoder.whole([record.text for record in cases]) if cases else []
+        if long := whole.count(False):
+            self.counts["cases not taken from: longer than the encoder reads"] += long
+            cases = [record for record, is_whole in zip(cases, whole, strict=True) if is_whole]
         if not cases:
             return None
         for record in cases:

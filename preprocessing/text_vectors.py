@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from preprocessing.errors import DoesNotFit, UserError
 from preprocessing.memory_room import room
 from preprocessing.model_files import (
+    files_beside,
     hash_of,
     kind_of,
     place_of,
@@ -79,6 +80,12 @@ class TextVectors:
             del self._recent[text]
         return vectors
 
+    def whole(self, texts: Sequence[str]) -> list[bool]:
+        """Which of the texts are read to their end; of the others a vector is that of their beginning."""
+        most = self.max_length + 1
+        ids = self.tokenizer([self.prefix + text for text in texts], truncation=True, max_length=most)["input_ids"]
+        return [len(row) < most for row in ids]
+
     def _batch(self, ids: list[list[int]]) -> np.ndarray:
         device = next(self.module.parameters()).device
         read = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(device)
@@ -119,6 +126,10 @@ class EncoderFolder:
             vectors = _OPEN[self.folder, self.hash] = _opened(self)
         return vectors
 
+    def whole(self, texts: Sequence[str]) -> list[bool]:
+        """Which of the texts, of which there must be one at least, are read to their end."""
+        return self.open().whole(texts)
+
     def reads(self, language: str) -> bool:
         """Whether texts in it are to become vectors; raises UserError where the tokenizer does not know its words."""
         if language not in self.languages:
@@ -137,7 +148,6 @@ class EncoderFolder:
 
 
 _OPEN: "WeakValueDictionary[tuple[Path, str], TextVectors]" = WeakValueDictionary()
-_SUFFIXES = {".json", ".txt", ".model"}
 
 
 def encoder_folder(name: str, prefix: str = "", languages: Iterable[str] = LANGUAGES) -> EncoderFolder:
@@ -150,8 +160,8 @@ def encoder_folder(name: str, prefix: str = "", languages: Iterable[str] = LANGU
     if kind_of(folder) == "redheart":
         raise UserError(f"{folder} holds a Red Heart model; a job takes the folder of a Hugging Face encoder")
     refuse_remote_code(folder)
-    beside = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES and file.is_file())
-    return EncoderFolder(folder, prefix, hash_of([*weights_in(folder), *beside], prefix), frozenset(languages))
+    made_of = hash_of([*weights_in(folder), *files_beside(folder)], prefix)
+    return EncoderFolder(folder, prefix, made_of, frozenset(languages))
 
 
 def of_folder(name: str, prefix: str = "") -> TextVectors:

@@ -135,6 +135,12 @@ def test_a_damaged_file_of_answers_is_named(tmp_path: Path):
         AnswerCache(path)
 
 
+def test_a_place_without_a_write_ahead_log_is_refused():
+    """SQLite keeps none of a file in memory, and says so instead of failing; so it does where a disk cannot."""
+    with pytest.raises(UserError, match="write-ahead log \\(SQLite says 'memory'\\).*--answers"):
+        AnswerCache(Path(":memory:"))
+
+
 def test_answers_come_back_as_they_were_given(tmp_path: Path):
     record = read(parse_source(f"scenarios={SCENARIOS}")).records[0]
     given = {"actions": (record.actions, 0.5, "llm:a@0/b@1"), "vad": (None, 0.1, "llm:a@0/b@1")}

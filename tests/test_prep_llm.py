@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_llm import record_of, save_tiny_llm, smollm2
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from preprocessing.errors import DoesNotFit, UserError
 from preprocessing.llm import Llm, load_llm, resolve_llm
+from preprocessing.model_files import weights_in
 from preprocessing.schema import data_of
 
 pytest.importorskip("llguidance", reason="llguidance comes with the extra enrich")
@@ -103,6 +104,42 @@ def test_the_hash_follows_content_and_not_the_place(saved: Path, folder: Path) -
     assert copied.origin == f"llm:tiny@{copied.hash}"
     change(folder / "generation_config.json", temperature=0.5)
     assert load_llm(str(folder), "fp32").hash != copied.hash
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json"])
+def test_the_hash_follows_all_that_decides_tokens(saved: Path, folder: Path, name: str) -> None:
+    """Where tokenizer.json is missing these do."""
+    first = load_llm(str(folder), "fp32").hash
+    assert first == load_llm(str(saved), "fp32").hash
+    (folder / name).write_text("{}")
+    assert load_llm(str(folder), "fp32").hash != first
+
+
+def test_weights_that_an_index_does_not_name_are_neither_hashed_nor_given_room(folder: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder / "shards", max_shard_size="100KB")
+    (folder / "model.safetensors").unlink()
+    for file in (folder / "shards").glob("*.safetensors*"):
+        file.rename(folder / file.name)
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    first = load_llm(str(folder), "fp32").hash
+    # Sparse: more than any memory, if it were read.
+    with (folder / "consolidated.safetensors").open("wb") as file:
+        file.truncate(1 << 41)
+    assert weights_in(folder) == shards
+    assert load_llm(str(folder), "fp32").hash == first
+    shards[0].unlink()
+    with pytest.raises(UserError, match=f"lacks {shards[0].name}, which model.safetensors.index.json names"):
+        load_llm(str(folder), "fp32")
+
+
+def test_weights_that_are_quantised_already_are_refused(saved: Path, tmp_path: Path) -> None:
+    four_bits = load_llm(str(saved), "nf4")
+    four_bits.model.save_pretrained(tmp_path / "nf4")
+    four_bits.tokenizer.save_pretrained(tmp_path / "nf4")
+    for quantization in ("fp32", "nf4"):
+        with pytest.raises(UserError, match=r"quantised already \(bitsandbytes in .* before, or a GGUF file"):
+            load_llm(str(tmp_path / "nf4"), quantization)
 
 
 def test_four_bits_take_fewer_bytes_and_both_paths_answer_alike(saved: Path) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -219,6 +220,24 @@ def test_two_jobs_of_other_settings_do_not_share_a_place(tmp_path: Path):
             third.join("others")
     with Workplace(tmp_path / "out") as third, third.alone("waiting"):
         third.join("others")
+
+
+def test_who_waited_while_another_finished_reads_nothing(mixed: Path, tmp_path: Path):
+    arguments = ["--data", f"jsonl={mixed}", "--steps", "[]"]
+    finished, output = done(tmp_path / "first", *arguments), tmp_path / "out"
+    command = [sys.executable, "-m", "preprocessing.pipeline", *arguments, "--output", str(output)]
+    pipe = subprocess.PIPE
+    with Workplace(output).alone("waiting"):
+        second = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
+        assert second.stderr is not None
+        assert "another process reads the sources" in second.stderr.readline()
+        shutil.copytree(finished, output)
+        mixed.unlink()  # to be read it would have to be there
+    out, err = second.communicate()
+    assert (second.returncode, err) == (0, "")
+    assert "is finished, and was made with these settings" in out
+    assert not Workplace(output).folder.exists()
+    assert bytes_of(output) == bytes_of(finished)
 
 
 def test_an_unknown_field_of_a_recipe_is_named(tmp_path: Path):

@@ -47,6 +47,9 @@ class Letters:
     def reads(self, language: str) -> bool:
         return True
 
+    def whole(self, texts: list[str]) -> list[bool]:
+        return [True for _ in texts]
+
     def open(self) -> Callable[[list[str]], np.ndarray]:
         return of_letters
 

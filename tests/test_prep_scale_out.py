@@ -20,15 +20,16 @@ from tiny_llm import save_tiny_llm
 pytest.importorskip("llguidance", reason="llguidance comes with the extra enrich")
 pytest.importorskip("datatrove", reason="datatrove comes with the extra scale")
 
-from preprocessing import pipeline, scale_out
-from preprocessing.answers import AnswerCache
+from preprocessing import answers, pipeline, scale_out
+from preprocessing.answers import AnswerCache, check_answers
 from preprocessing.errors import UserError
-from preprocessing.folders import read_manifest, verify
+from preprocessing.folders import read_manifest, verify, write_folder
 from preprocessing.prepared import Prepared
 from preprocessing.questions import open_asker
+from preprocessing.scale_engines import executor_of
 from preprocessing.scale_journal import Journal, answers_in, files_of
-from preprocessing.scale_settings import ScaleConfig, build_parser, check_answers
-from preprocessing.scale_task import rows_in, share
+from preprocessing.scale_settings import ScaleConfig, build_parser
+from preprocessing.scale_task import Plan, rows_in, share
 from preprocessing.workplace import Workplace
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -218,13 +219,55 @@ def test_more_workers_than_memory_holds_are_refused_before_they_start(job, tmp_p
     assert "3 workers of 100000 GiB each are more than" in err
 
 
-def test_answers_on_a_share_are_refused(tmp_path: Path):
+def test_answers_on_a_share_are_refused(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(answers, "MOUNTS", tmp_path / "mountinfo")
+    check_answers(tmp_path / "out.answers")
     disk = "25 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda rw"
     share_ = f"90 25 0:44 / {tmp_path} rw,relatime shared:2 - nfs4 files:/home rw,vers=4.2"
-    check_answers(tmp_path / "out.answers", disk)
-    check_answers(tmp_path.parent / "out.answers", f"{disk}\n{share_}")
+    (tmp_path / "mountinfo").write_text(disk)
+    check_answers(tmp_path / "out.answers")
+    (tmp_path / "mountinfo").write_text(f"{share_}\n{disk}")
+    check_answers(tmp_path.parent / "out.answers")
     with pytest.raises(UserError, match=r"share \(nfs4\).* name with --answers"):
-        check_answers(tmp_path / "out.answers", f"{share_}\n{disk}")
+        check_answers(tmp_path / "out.answers")
+    job = ["--data", f"scenarios={SCENARIOS}", "--enrich", "nowhere", "--output", tmp_path / "out"]
+    for command in (pipeline, scale_out):
+        code, _, err = run_command(command, *job)
+        assert (code, "would lie on a share (nfs4)" in err) == (2, True)
+    assert "nowhere" in run_command(pipeline, *job, "--answers", tmp_path.parent / "out.answers")[2]
+
+
+def test_as_many_tasks_as_are_admitted_do_not_wait_for_workers_that_fail(tmp_path: Path):
+    """A pipe holds some 3,500 numbers: whoever fills it before looking at the workers never looks at them."""
+    config = scale_out.parse_config(
+        ["--data", f"scenarios={SCENARIOS}", "--enrich", "nowhere", "--output", str(tmp_path / "out")]
+    )
+    plan = Plan(config.job(), str(tmp_path / "no-rows"), "", {}, str(tmp_path), threads=1)
+    with pytest.raises(UserError, match="no-rows"):
+        executor_of(config, plan, 99_999, tmp_path / "logs").run()
+
+
+def test_a_task_knows_what_was_judged_wherever_it_runs(job, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = scale_out.parse_config([*job, "--output", str(tmp_path / "out"), "--unreliable", "[culture]"])
+    plain = open_asker(config.job())
+    plain.cache.close()
+
+    def write(folder: Path) -> None:
+        (folder / "judged.json").write_text(json.dumps(plain.facts | {"unreliable": ["vad"]}), encoding="utf-8")
+
+    write_folder(tmp_path / "judged", write)
+    monkeypatch.setenv("WHERE", "judged")
+    config.judged = "${WHERE}"
+    asker = open_asker(config.job())
+    assert asker.facts["unreliable"] == ["culture", "vad"]
+    prepared = Prepared(tmp_path, {"fingerprint": "0" * 64})
+    plan = scale_out._plan(config, prepared, asker, Workplace(tmp_path / "out"), 2)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.delenv("WHERE")
+    assert open_asker(plan.job, asker.cache).facts == plan.facts == asker.facts
+    asker.cache.close()
 
 
 def test_every_field_is_an_option_that_explains_itself():

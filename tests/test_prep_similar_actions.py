@@ -131,6 +131,36 @@ def test_rows_in_a_language_that_the_encoder_is_not_to_read_pass_both_steps(
     assert other.counts["passed: in a language that the encoder does not read"] == korean
 
 
+def test_texts_longer_than_the_encoder_reads_pass_both_steps(
+    encoder: Path, scenarios: list[Record], tmp_path: Path
+) -> None:
+    """They begin alike for more than the 512 tokens that are read, and end otherwise."""
+    start = " ".join(record.text for record in scenarios[:20])
+    ends = [replace(bare(scenarios[0]), text=start + end) for end in (" I forgave him.", " I never forgave him.")]
+    short = bare(scenarios[1])
+    # One token more than is read, and as many as are.
+    tokenizer = encoder_folder(str(encoder)).open().tokenizer
+    brim = next(start[:end] for end in range(len(start)) if len(tokenizer(start[:end])["input_ids"]) == 512)
+    over = next(start[:end] for end in range(len(start)) if len(tokenizer(start[:end])["input_ids"]) == 513)
+    assert encoder_folder(str(encoder)).whole([brim, over, short.text]) == [True, False, True]
+
+    records = [*ends, short, short]
+    other = NearInMeaning(encoder_folder(str(encoder)), 0.999)
+    kept, rejected = parted(other, records)
+    assert kept == [*ends, short]
+    assert len(rejected) == 1
+    assert other.counts["passed: longer than the encoder reads"] == 2
+
+    case = scenarios[0]
+    write_records(tmp_path / "cases.jsonl", [replace(case, text=ends[0].text), case])
+    one = step(encoder, f"records={tmp_path / 'cases.jsonl'}")
+    kept, _ = parted(one, records)
+    assert kept[:2] == ends
+    assert [record.actions for record in kept[2:]] == [case.actions] * 2
+    assert one.counts["left as they were: longer than the encoder reads"] == 2
+    assert one.counts["cases not taken from: longer than the encoder reads"] == 1
+
+
 @pytest.mark.slow
 def test_an_english_encoder_refuses_korean_instead_of_taking_unlike_texts_for_one(scenarios: list[Record]) -> None:
     korean = [bare(record) for record in scenarios if record.language == "ko"][:3]
