@@ -75,7 +75,8 @@ class _Roomy(DynamicLayer):
             states.new_empty(rows, heads, places, states.shape[3]) for states in (key_states, value_states)
         )
         if self.room is not None:
-            assert self.keys is not None and self.values is not None
+            assert self.keys is not None
+            assert self.values is not None
             keys[:, :, :length], values[:, :, :length] = self.keys, self.values
         self.room, self.is_initialized = (keys, values), True
         self.dtype, self.device = key_states.dtype, key_states.device
