@@ -20,7 +20,7 @@ _DECIDING = ("calibrate", "tolerance", "max_tokens")
 
 
 def decided_by(decoding: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: decoding[name] for name in _DECIDING}
+    return {name: decoding.get(name) for name in _DECIDING}
 
 
 def unreliable_fields(folder: Path, asked: Mapping[str, Any]) -> list[str]:
@@ -30,11 +30,11 @@ def unreliable_fields(folder: Path, asked: Mapping[str, Any]) -> list[str]:
     """
     verify(folder, what=KIND)
     judged = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    wanted = {**asked, "decoding": decided_by(asked["decoding"])}
+    found, wanted = ({**facts, "decoding": decided_by(facts.get("decoding", {}))} for facts in (judged, asked))
     for name in ("model", "quantization", "decoding"):
-        if judged.get(name) != wanted[name]:
+        if found.get(name) != wanted[name]:
             raise UserError(
-                f"{folder} judged {name} {judged.get(name)}, and this job asks {wanted[name]}; judge that one"
+                f"{folder} judged {name} {found.get(name)}, and this job asks {wanted[name]}; judge that one"
             )
     prompts = judged.get("prompts", {})
     for name in sorted(set(prompts) & set(asked["prompts"])):
