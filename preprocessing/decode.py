@@ -23,8 +23,10 @@ from transformers.cache_utils import Cache, DynamicLayer
 from preprocessing.errors import UserError
 from preprocessing.llm import Llm
 from preprocessing.prefix import Prefix, additive, padded
-from preprocessing.score import ROUND, rounded, unpacked
+from preprocessing.score import rounded, unpacked
 
+WRITE_ROUND = 128
+"""Rows are filled up to a multiple of this many tokens: few lengths make full batches; unseen tokens cost little."""
 _ROOM = 128
 """Tokens that a row's keys and values have room for before all are moved."""
 
@@ -100,21 +102,19 @@ class Writer:
 
     def row_length(self, text: Sequence[int]) -> int:
         """Tokens of a text with what stands after it, filled up: rows of one such length share a batch."""
-        return rounded(len(text) + len(self.tail) + len(self.forced))
+        return rounded(len(text) + len(self.tail) + len(self.forced), WRITE_ROUND)
 
     def __call__(self, texts: Sequence[Sequence[int]], seeds: Sequence[int], temperature: float) -> list[Written]:
         rows = [self._row(text, seed) for text, seed in zip(texts, seeds, strict=True)]
-        ids, seen = padded([row.prompt for row in rows], max(self.row_length(text) for text in texts))
+        # Filled up on the left: every row ends at the last place.
+        backwards = padded([row.prompt[::-1] for row in rows], max(self.row_length(text) for text in texts))
+        ids, seen = (part.flip(1) for part in backwards)
         ends = torch.tensor([len(row.prompt) for row in rows])
         cache = Cache(layer_class_to_replicate=_Roomy)
         with torch.inference_mode():
             causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
-            places = torch.arange(ids.shape[1]).expand_as(ids)
-            # From a multiple of ROUND on: with rows of one such length, the same products whoever is there.
-            first = (int(ends.min()) - 1) // ROUND * ROUND
-            kept = ids.shape[1] - first
-            logits = self._read(ids, places, causal & seen[:, None, :], cache, logits_to_keep=kept)
-            logits = logits[torch.arange(len(rows)), ends - 1 - first]
+            places = (torch.arange(ids.shape[1]) - ids.shape[1] + ends[:, None]).clamp(min=0)
+            logits = self._read(ids, places, causal & seen[:, None, :], cache)
             self._go_on(rows, logits, temperature)
             step = 0
             while not all(row.finished for row in rows):
@@ -122,7 +122,7 @@ class Writer:
                 for row in rows:
                     row.read += 1
                 seen = torch.cat([seen, torch.ones(len(rows), 1, dtype=torch.bool)], 1)
-                logits = self._read(ids, ends[:, None] + step, seen[:, None, :], cache)[:, -1]
+                logits = self._read(ids, ends[:, None] + step, seen[:, None, :], cache)
                 self._go_on(rows, logits, temperature)
                 step += 1
         return [
@@ -136,10 +136,8 @@ class Writer:
         prompt = [*text, *self.tail, *self.forced]
         return _Row(matcher, random.Random(seed), prompt, written=list(self.forced), read=len(self.forced))
 
-    def _read(
-        self, ids: torch.Tensor, places: torch.Tensor, allowed: torch.Tensor, cache: Cache, **inputs: Any
-    ) -> torch.Tensor:
-        """Logits (rows, tokens asked for, vocabulary); what fills up a row stays in the cache, unseen."""
+    def _read(self, ids: torch.Tensor, places: torch.Tensor, allowed: torch.Tensor, cache: Cache) -> torch.Tensor:
+        """Logits of each row's next token, (rows, vocabulary); what fills up a row stays in the cache, unseen."""
         self.prefix.check_length(allowed.shape[2])
         return self.llm.model(
             input_ids=ids,
@@ -148,8 +146,8 @@ class Writer:
             shared_prefix=self.prefix.layers,
             past_key_values=cache,
             use_cache=True,
-            **inputs,
-        ).logits
+            logits_to_keep=1,
+        ).logits[:, -1]
 
     def _go_on(self, rows: list[_Row], logits: torch.Tensor, temperature: float) -> None:
         """A token more for each row that has been read to its end and is not finished."""

@@ -43,7 +43,7 @@ from redheart_hf.labels import VIEWS
 PROMPTS = ("affect@1", "circumstances@1", "culture@1", "alternatives@1")
 _TRIED = 32
 """Tokens of a prompt on which it is tried whether a model can be asked at all."""
-_FORM = "3"
+_FORM = "4"
 """Raised by hand when the same settings would give other answers: it makes caches of earlier code miss."""
 
 

@@ -73,8 +73,8 @@ def unpacked(mask: torch.Tensor, vocabulary: int) -> torch.Tensor:
     return bits.flatten(1)[:, :vocabulary].bool()
 
 
-def rounded(length: int) -> int:
-    return -(-length // ROUND) * ROUND
+def rounded(length: int, to: int = ROUND) -> int:
+    return -(-length // to) * to
 
 
 class Scorer:
