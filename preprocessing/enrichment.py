@@ -35,7 +35,7 @@ from preprocessing.origins import DERIVED
 from preprocessing.prefix import Prefix
 from preprocessing.records import Action, Record
 from preprocessing.regret import regret_of
-from preprocessing.schema import UTILITY, Item, Prompt, data_of, grammar_actions, load_prompt
+from preprocessing.schema import UTILITY, Item, Prompt, data_of, grammar_actions, load_prompt, opening
 from preprocessing.score import Scorer, calibrated, question
 from preprocessing.text import normalise
 from redheart_hf.labels import VIEWS
@@ -72,8 +72,10 @@ class Enricher:
         """Raises UserError where this model cannot be asked: what a job would otherwise find out when all is read."""
         for prompt in self.prompts:
             for language in languages:
+                keys = [key for item in prompt.items(language) for key in item.wordings]
+                asked = sum(len(self.llm.template_ids(opening(key))) for key in keys)
                 for head, tail in self._parts(prompt, language):
-                    more = len(head) - len(head[:_TRIED]) + len(tail) + self.decoding.max_tokens
+                    more = len(head) - len(head[:_TRIED]) + len(tail) + self.decoding.max_tokens + asked
                     Prefix(self.llm, head[:_TRIED]).check_length(more)
 
     def _parts(self, prompt: Prompt, language: str) -> list[tuple[list[int], list[int]]]:
@@ -89,15 +91,17 @@ class Enricher:
             self._frames[prompt.name, language] = hashlib.sha256(read.encode()).hexdigest()
         return self._frames[prompt.name, language]
 
-    def answer(self, records: Sequence[Record], only_missing: bool = True) -> list[dict[str, Answer]]:
+    def answer(
+        self, records: Sequence[Record], only_missing: bool = True, prompts: Sequence[Prompt] | None = None
+    ) -> list[dict[str, Answer]]:
         """Field -> answer, of each record; without `only_missing` also of fields that people have labelled."""
         answers: list[dict[str, Answer]] = [{} for _ in records]
-        for prompt in self.prompts:
+        for prompt in self.prompts if prompts is None else prompts:
             for language in sorted({record.language for record in records}):
                 asked = [
                     number
                     for number, record in enumerate(records)
-                    if record.language == language and _wants(record, prompt, only_missing)
+                    if record.language == language and wants(record, prompt, only_missing)
                 ]
                 ask = self._alternatives if prompt.writes else self._numbers
                 for number, given in zip(asked, ask(prompt, language, [records[n] for n in asked]), strict=True):
@@ -213,7 +217,8 @@ class Enricher:
         return made
 
 
-def _wants(record: Record, prompt: Prompt, only_missing: bool) -> bool:
+def wants(record: Record, prompt: Prompt, only_missing: bool = True) -> bool:
+    """Whether the prompt could fill in anything of the record."""
     if prompt.writes and not (may_be_given_actions(record) if only_missing else can_hold_actions(record)):
         return False
     return not only_missing or any(getattr(record, field) is None for field in prompt.fields)

@@ -5,21 +5,24 @@ Out   an `Asker`, or a UserError for a model or a prompt that does not serve.
 Run   through preprocessing/pipeline.py
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from preprocessing.alternatives import may_be_given_actions
 from preprocessing.answers import AnswerCache, Given
 from preprocessing.asking import Answers, Asker
 from preprocessing.errors import UserError
 from preprocessing.judged import unreliable_fields
 from preprocessing.merging import Answer, merged
 from preprocessing.records import Record
+from preprocessing.schema import Prompt
 from preprocessing.settings import JobConfig
 from preprocessing.sources import expand
+
+if TYPE_CHECKING:
+    from preprocessing.enrichment import Enricher
 
 _NEEDED = ("bitsandbytes", "gguf", "llguidance")
 
@@ -31,15 +34,14 @@ def open_asker(config: JobConfig, cache: Answers | None = None) -> Asker:
     """
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise UserError(f"enrich needs {', '.join(missing)}: pip install -c constraints.txt -e '.[train,enrich]'")
-    from preprocessing.enrichment import Enricher
+    from preprocessing.enrichment import Enricher, wants
     from preprocessing.llm import load_llm
 
     assert config.enrich is not None
     llm = load_llm(config.enrich, config.quantization)
-    questions = [_Question(Enricher(llm, [name], config.decoding())) for name in config.prompts]
-    _refuse_twice(questions)
-    for question in questions:
-        question.enricher.check(config.languages)
+    enricher = Enricher(llm, config.prompts, config.decoding())
+    enricher.check(config.languages)
+    questions = [_Question(enricher, prompt, wants) for prompt in enricher.prompts]
     # What was done goes before how it is judged: circumstances are those of the chosen action.
     questions.sort(key=lambda question: not question.prompt.writes)
     facts: dict[str, Any] = {
@@ -58,14 +60,12 @@ def open_asker(config: JobConfig, cache: Answers | None = None) -> Asker:
 class _Question:
     """One prompt, as preprocessing/asking.py puts it."""
 
-    def __init__(self, enricher: "Enricher"):  # type: ignore[name-defined]  # noqa: F821
-        self.enricher, self.prompt = enricher, enricher.prompts[0]
-        self.name = self.prompt.name
+    def __init__(self, enricher: "Enricher", prompt: Prompt, wants: Callable[[Record, Prompt], bool]):
+        self.enricher, self.prompt, self.name = enricher, prompt, prompt.name
+        self._wants = wants
 
     def wants(self, record: Record) -> bool:
-        if self.prompt.writes and not may_be_given_actions(record):
-            return False
-        return any(getattr(record, field) is None for field in self.prompt.fields)
+        return self._wants(record, self.prompt)
 
     def key(self, record: Record) -> str:
         return self.enricher.key(record, self.prompt)
@@ -74,14 +74,8 @@ class _Question:
         """Of all fields of the prompt, labelled or not: the answer may serve another record with the same text."""
         return [
             {field: (answer.value, answer.confidence, answer.origin) for field, answer in answers.items()}
-            for answers in self.enricher.answer(records, only_missing=False)
+            for answers in self.enricher.answer(records, only_missing=False, prompts=[self.prompt])
         ]
 
     def merged(self, record: Record, given: Given) -> Record:
         return merged(record, {field: Answer(*values) for field, values in given.items()})
-
-
-def _refuse_twice(questions: Sequence[_Question]) -> None:
-    fields = [field for question in questions for field in question.prompt.fields]
-    if twice := sorted({field for field in fields if fields.count(field) > 1}):
-        raise UserError(f"more than one prompt fills in {', '.join(twice)}; leave all but one out")

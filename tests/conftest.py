@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from control_group import Group
+from tiny_encoder import save_tiny_encoder
 
 from preprocessing.readers import parse_source, read
 from redheart_hf import RedHeartForMultiTask, preset_config
@@ -55,6 +56,18 @@ def data_dir() -> Path:
 def scenarios():
     """The training scenarios, Korean and English, as records."""
     return read(parse_source(f"scenarios={SCENARIOS / 'train.jsonl'}")).records
+
+
+@pytest.fixture(scope="session")
+def dev():
+    """The development scenarios."""
+    return read(parse_source(f"scenarios={SCENARIOS / 'dev.jsonl'}")).records
+
+
+@pytest.fixture(scope="session")
+def encoder(tokenizer, tmp_path_factory) -> Path:
+    """Folder of a text encoder with random weights. To be read only."""
+    return save_tiny_encoder(tmp_path_factory.mktemp("encoder") / "tiny", tokenizer)
 
 
 @pytest.fixture(scope="session")

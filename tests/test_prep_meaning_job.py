@@ -64,16 +64,6 @@ def middle_of_widest_gap(values: np.ndarray) -> float:
     return float(inner[place : place + 2].mean())
 
 
-@pytest.fixture(scope="module")
-def encoder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_encoder(tmp_path_factory.mktemp("encoder") / "tiny", tokenizer)
-
-
-@pytest.fixture(scope="module")
-def dev() -> list[Record]:
-    return read(parse_source(f"scenarios={DEV}")).records
-
-
 def test_a_job_gives_what_comparing_with_every_case_gives(
     encoder: Path, dev: list[Record], scenarios: list[Record], tmp_path: Path
 ) -> None:

@@ -19,7 +19,8 @@ import torch
 from commands import run_command
 from sklearn.feature_extraction.text import HashingVectorizer
 from test_prep_filters import make_record, parted
-from transformers import AutoModel, AutoTokenizer, BertConfig
+from tiny_encoder import tiny_bert
+from transformers import AutoModel, AutoTokenizer
 
 from preprocessing.errors import UserError
 from preprocessing.near_in_meaning import NearInMeaning
@@ -181,14 +182,7 @@ def encoder_model(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> P
     """redheart-tiny over a BERT of random weights, saved as a run saves it."""
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    encoder = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    encoder = tiny_bert(tokenizer)
     config = preset_config(
         "redheart-tiny", text_encoder_config=encoder.to_dict(), vocab_size=len(tokenizer), max_length=128
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from test_prep_filters import parted
-from tiny_encoder import minilm, plain_vectors, save_tiny_encoder
+from tiny_encoder import minilm, plain_vectors
 
 from preprocessing import text_vectors
 from preprocessing.errors import UserError
@@ -27,16 +27,6 @@ from preprocessing.text_vectors import encoder_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN, DEV = (ROOT / "data" / "scenarios" / f"{name}.jsonl" for name in ("train", "dev"))
-
-
-@pytest.fixture(scope="module")
-def encoder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_encoder(tmp_path_factory.mktemp("encoder") / "tiny", tokenizer)
-
-
-@pytest.fixture(scope="module")
-def dev() -> list[Record]:
-    return read(parse_source(f"scenarios={DEV}")).records
 
 
 def step(encoder: Path, *sources: object, least: float = 0.01) -> SimilarActions:

