@@ -2,17 +2,19 @@
 
 In    --data FOLDER with the public files (REDHEART_DATA_DIR); --rows and --step, once or more; --no-encoder leaves out
       the steps that turn each text into a vector, which take a thousand times as long.
-Out   a table: step, rows, seconds by the clock and of the processor, rows a second of the processor, and by how many
-      MiB the most memory of its process grew.
+Out   a table: step, rows, seconds by the clock and of the processors, rows a second of each, and by how many MiB the
+      most memory of its process grew.
 Run   python benchmarks/job_steps.py --rows 10000 --rows 100000
       OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/job_steps.py --rows 1000000 --no-encoder
+      OMP_NUM_THREADS=1 python benchmarks/job_steps.py --rows 1000000 --no-encoder --num-proc 2
       python benchmarks/job_steps.py --signatures
 
 Texts are put together from real sentences of six files, Korean and English, to lengths drawn from those of the files'
 texts (English alone for the steps by meaning: all-MiniLM reads no other); one row in twenty repeats an earlier one,
 one in twenty with a word changed. Each step runs in a process of its own over a file of these, which it reads row by
 row, so that its memory is told apart from the others'. "read" is that alone, and its seconds are in those of every
-other line. The clock counts what other programs take of a processor that is shared. --signatures puts rensa beside
+other line. The clock counts what other programs take of a processor that is shared. With --num-proc signatures
+of near-duplicates are made in as many processes; the other steps know of one. --signatures puts rensa beside
 datasketch (pip install datasketch) on the same sets of letters.
 """
 
@@ -21,6 +23,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import sys
 import tempfile
 import time
@@ -51,14 +54,14 @@ LANGUAGES, READ = ("en", "ko"), ("en",)
 CASES = f"scenarios={Path(__file__).resolve().parents[1] / 'data' / 'scenarios' / 'train.jsonl'}"
 
 
-def near_in_meaning() -> Callable[[Iterable[Record]], Iterator[object]]:
+def near_in_meaning(num_proc: int) -> Callable[[Iterable[Record]], Iterator[object]]:
     from preprocessing.near_in_meaning import NearInMeaning
     from preprocessing.text_vectors import encoder_folder
 
     return NearInMeaning(encoder_folder(ENCODER, languages=READ))
 
 
-def retrieve() -> Callable[[Iterable[Record]], Iterator[object]]:
+def retrieve(num_proc: int) -> Callable[[Iterable[Record]], Iterator[object]]:
     from preprocessing.similar_actions import SimilarActions
     from preprocessing.text_vectors import encoder_folder
 
@@ -66,14 +69,14 @@ def retrieve() -> Callable[[Iterable[Record]], Iterator[object]]:
 
 
 BY_MEANING = {"near-in-meaning": near_in_meaning, "retrieve": retrieve}
-STEPS: dict[str, Callable[[], Callable[[Iterable[Record]], Iterator[object]]]] = {
-    "read": lambda: iter,
-    "language": Language,
-    "length": Length,
-    "duplicates": Duplicates,
-    "near-duplicates": NearDuplicates,
-    "personal-data": PersonalData,
-    "balance": lambda: Balance(temperature=3, label="basic_emotions"),
+STEPS: dict[str, Callable[[int], Callable[[Iterable[Record]], Iterator[object]]]] = {
+    "read": lambda _: iter,
+    "language": lambda _: Language(),
+    "length": lambda _: Length(),
+    "duplicates": lambda _: Duplicates(),
+    "near-duplicates": lambda num_proc: NearDuplicates(num_proc=num_proc),
+    "personal-data": lambda _: PersonalData(),
+    "balance": lambda _: Balance(temperature=3, label="basic_emotions"),
     **BY_MEANING,
 }
 
@@ -129,12 +132,18 @@ def rows_of(path: Path) -> Iterator[Record]:
             yield Record.from_dict(json.loads(line))
 
 
-def measure(step: str, path: Path, answer: "multiprocessing.Queue[tuple[float, float, int, int]]") -> None:
+def measure(step: str, path: Path, num_proc: int, answer: "multiprocessing.Queue[tuple[float, float, int, int]]"):
     before = most_resident()
-    started, busy = time.perf_counter(), time.process_time()
-    passed = sum(isinstance(item, Record) for item in STEPS[step]()(rows_of(path)))
-    seconds, busy = time.perf_counter() - started, time.process_time() - busy
+    started, busy = time.perf_counter(), of_processors()
+    passed = sum(isinstance(item, Record) for item in STEPS[step](num_proc)(rows_of(path)))
+    seconds, busy = time.perf_counter() - started, of_processors() - busy
     answer.put((seconds, busy, passed, most_resident() - before))
+
+
+def of_processors() -> float:
+    """Seconds, with those of processes that this one started and that have ended."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
 def most_resident() -> int:
@@ -143,11 +152,10 @@ def most_resident() -> int:
     return int(line.split()[1])
 
 
-def table(folder: Path, sizes: list[int], steps: list[str]) -> None:
+def table(folder: Path, sizes: list[int], steps: list[str], num_proc: int) -> None:
     spawn = multiprocessing.get_context("spawn")
-    print(
-        f"{'step':16} {'rows':>9} {'passed':>9} {'seconds':>8} {'CPU s':>8} {'rows/s':>8} {'MiB more':>9}", flush=True
-    )
+    times = f"{'seconds':>8} {'CPU s':>8} {'rows/s':>8} {'rows/CPU s':>10}"
+    print(f"{'step':16} {'rows':>9} {'passed':>9} {times} {'MiB more':>9}", flush=True)
     with tempfile.TemporaryDirectory() as work:
         for rows in sizes:
             every, read_only = Path(work) / "rows.jsonl", Path(work) / "read.jsonl"
@@ -155,13 +163,12 @@ def table(folder: Path, sizes: list[int], steps: list[str]) -> None:
             write_rows(folder, rows, read_only, READ)
             for step in steps:
                 answer = spawn.Queue()
-                process = spawn.Process(
-                    target=measure, args=(step, read_only if step in BY_MEANING else every, answer)
-                )
+                path = read_only if step in BY_MEANING else every
+                process = spawn.Process(target=measure, args=(step, path, num_proc, answer))
                 process.start()
                 seconds, busy, passed, kib = answer.get()
                 process.join()
-                times = f"{seconds:8.1f} {busy:8.1f} {rows / busy:8,.0f}"
+                times = f"{seconds:8.1f} {busy:8.1f} {rows / seconds:8,.0f} {rows / busy:10,.0f}"
                 print(f"{step:16} {rows:9,} {passed:9,} {times} {kib / 1024:9.1f}", flush=True)
 
 
@@ -191,6 +198,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, action="append", default=[])
     parser.add_argument("--step", choices=STEPS, action="append", default=[])
     parser.add_argument("--no-encoder", action="store_true")
+    parser.add_argument("--num-proc", type=int, default=1, help="processes of near-duplicates (%(default)s)")
     parser.add_argument("--signatures", action="store_true")
     arguments = parser.parse_args()
     if arguments.data is None:
@@ -201,7 +209,7 @@ def main() -> None:
         signatures(arguments.data)
     else:
         steps = arguments.step or [step for step in STEPS if not (arguments.no_encoder and step in BY_MEANING)]
-        table(arguments.data, arguments.rows or [10_000, 100_000], steps)
+        table(arguments.data, arguments.rows or [10_000, 100_000], steps, arguments.num_proc)
 
 
 if __name__ == "__main__":

@@ -56,8 +56,10 @@ def encode(
     text_prefix: str = "",
     num_proc: int = 1,
     cache_dir: str | Path | None = None,
+    anew: bool = False,
 ) -> Dataset:
-    """Rows in the order of `records`. A second call with the same records and tokenizer reads the first one's file."""
+    """Rows in the order of `records`. A second call with the same records and tokenizer reads the first one's file,
+    unless it is to be made `anew`."""
     if not records:
         raise UserError("there are no records to encode; every source was empty or held out")
     special = tokenizer.num_special_tokens_to_add(pair=True)
@@ -67,6 +69,8 @@ def encode(
     arguments = {"tokenizer": tokenizer, "max_length": max_length, "text_prefix": text_prefix}
     folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "redheart_hf")
     path = folder / f"encoded-{_fingerprint(plain, tokenizer, max_length, text_prefix)}"
+    if anew:
+        shutil.rmtree(path, ignore_errors=True)
     if path.exists():
         try:
             return _loaded(path, len(records))
@@ -75,6 +79,28 @@ def encode(
             shutil.rmtree(path)
     _save(_encoded(plain, arguments, num_proc), path)
     return _loaded(path, len(records))
+
+
+def encode_in_chunks(
+    records: Sequence[Record],
+    rows: int | None,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    text_prefix: str = "",
+    num_proc: int = 1,
+    anew: bool = False,
+    cache_dir: str | Path | None = None,
+) -> Dataset:
+    """The same, `rows` records at a time, each lot in a file of its own, all of them mapped: what encoding takes does
+    not grow with the data, and where some is added only the last lot is encoded anew. With None all at once."""
+    settings = (tokenizer, max_length, text_prefix, num_proc, cache_dir, anew)
+    if rows is None or len(records) <= rows:
+        return encode(records, *settings)
+    lots = [encode(records[start : start + rows], *settings) for start in range(0, len(records), rows)]
+    whole = datasets.concatenate_datasets(lots)
+    names = "".join(lot.info.description for lot in lots)
+    whole.info.description = f"encoded-{hashlib.blake2b(names.encode(), digest_size=16).hexdigest()}-in-{rows}"
+    return whole
 
 
 def _loaded(path: Path, rows: int) -> Dataset:

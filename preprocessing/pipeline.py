@@ -76,10 +76,10 @@ def make(
     whole = fingerprint(rows_of, config.deciding(), asker and asker.facts)
     place = Workplace(Path(config.output))
     said = f"{config.output} is finished, and was made with these settings"
-    if place.finished(whole, config.overwrite):
+    if place.finished(whole, config.overwrite) and not place.folder.exists():
         print(said)
         return
-    with place:
+    with place:  # also where a kill has left some of the work behind a data set that is whole: it is cleared away
         with place.alone("another process reads the sources; waiting for it"):
             place.join(whole)
             # Whoever was waited for may have been at the end of the job, not at its beginning.

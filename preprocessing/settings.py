@@ -52,7 +52,8 @@ class JobConfig:
     overwrite: bool = False
     """Replace a finished data set that was made with other settings."""
     num_proc: int = 1
-    """Processes for the steps that look at one record at a time; the result is the same for every number."""
+    """Processes that make the signatures of near-duplicates; the result is the same for every number. The other steps
+    take a row in less time than it takes to hand it to another process."""
     steps: list[str] = field(
         default_factory=lambda: ["language", "length", "personal-data", "duplicates", "near-duplicates"]
     )

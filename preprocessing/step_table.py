@@ -8,21 +8,13 @@ Each is imported when it is wanted: some need packages of the extras prepare and
 """
 
 import difflib
-import multiprocessing
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from itertools import islice
+from collections.abc import Callable
 
 from preprocessing.balance import Balance
 from preprocessing.errors import UserError
-from preprocessing.processes import end_with_parent
-from preprocessing.readers import Rejected
-from preprocessing.records import Record
 from preprocessing.settings import JobConfig
 from preprocessing.steps import Step
 
-_BATCH = 500
 _COMPARING = ("duplicates", "near-duplicates", "near-in-meaning")
 
 
@@ -71,7 +63,7 @@ def _length(config: JobConfig) -> Step:
 def _personal_data(config: JobConfig) -> Step:
     from preprocessing.personal_data import PersonalData
 
-    return PersonalData() if config.num_proc == 1 else Spread(PersonalData(), config.num_proc)
+    return PersonalData()
 
 
 def _duplicates(config: JobConfig) -> Step:
@@ -114,36 +106,3 @@ STEPS: dict[str, Callable[[JobConfig], Step]] = {
     "near-in-meaning": _near_in_meaning,
     "retrieve": _retrieve,
 }
-
-
-class Spread:
-    """A step that looks at one record at a time, in several processes; what comes out is the same, in the same order.
-
-    At most two batches a process are under way, so that memory does not grow with the rows.
-    """
-
-    def __init__(self, step: Step, num_proc: int):
-        self.step, self.num_proc, self.name = step, num_proc, step.name
-        self.counts: Counter[str] = Counter()
-
-    def __call__(self, records: Iterable[Record]) -> Iterator[Record | Rejected]:
-        remaining = iter(records)
-        waiting: deque[Future[tuple[list[Record | Rejected], Counter[str]]]] = deque()
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self.num_proc, spawn, initializer=end_with_parent) as pool:
-            while batch := list(islice(remaining, _BATCH)):
-                waiting.append(pool.submit(_batch, self.step, batch))
-                if len(waiting) >= 2 * self.num_proc:
-                    yield from self._next(waiting)
-            while waiting:
-                yield from self._next(waiting)
-
-    def _next(self, waiting: deque[Future[tuple[list[Record | Rejected], Counter[str]]]]) -> list[Record | Rejected]:
-        items, counts = waiting.popleft().result()
-        self.counts += counts
-        return items
-
-
-def _batch(step: Step, batch: list[Record]) -> tuple[list[Record | Rejected], Counter[str]]:
-    items = list(step(batch))
-    return items, Counter(getattr(step, "counts", {}))

@@ -240,6 +240,19 @@ def test_who_waited_while_another_finished_reads_nothing(mixed: Path, tmp_path: 
     assert bytes_of(output) == bytes_of(finished)
 
 
+def test_what_a_kill_left_behind_a_whole_data_set_is_cleared_away(mixed: Path, tmp_path: Path):
+    """Killed while it removed its work: what was there first may be gone, and the locks are still there."""
+    arguments = ["--data", f"jsonl={mixed}", "--steps", "[]"]
+    output = done(tmp_path / "out", *arguments)
+    before, folder = bytes_of(output), Workplace(output).folder
+    folder.mkdir()
+    for name in ("claims", "workers"):
+        (folder / name).touch()
+    done(tmp_path / "out", *arguments)
+    assert not folder.exists()
+    assert bytes_of(output) == before
+
+
 def test_an_unknown_field_of_a_recipe_is_named(tmp_path: Path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"data: [{SOURCE}]\noutput: out\nthreshhold: 1\n", encoding="utf-8")
