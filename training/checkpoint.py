@@ -1,72 +1,87 @@
-"""Checkpoints that exist whole or not at all.
+"""Checkpoints that exist whole or not at all: their names and places, and the optimizer's part of them.
 
-In    a folder, a function that writes into it; or a folder to read.
-Out   checkpoint-STEP with manifest.json (size and SHA-256 of every file); the newest valid one.
-Run   `python -c "from preprocessing.folders import verify; verify('outputs/main/checkpoint-200')"`
+In    a run's folder.
+Out   OUTPUT_DIR/checkpoints_final/checkpoint_epoch_EEEE_lr_R.RRRRRR_step_SSSSSSSS, each with manifest.json (facts;
+      size and SHA-256 of every file).
+Run   `python -c "from pathlib import Path; from training.checkpoint import checkpoints; \
+      print(checkpoints(Path('outputs/main')))"`
 
-A checkpoint is written by preprocessing/folders.py: a kill at any moment leaves either the old state or the new one.
-A folder without a manifest does not exist for us; one whose files differ from its manifest is damaged and raises.
-Nothing is pickled: tensors are safetensors, the rest is JSON.
+E are the epochs finished, R the rate of the last update, S the steps taken. Nothing else knows how a checkpoint is
+called or where it lies. It is written by preprocessing/folders.py: a kill at any moment leaves either the old state or
+the new one. A folder without a manifest does not exist for us; one whose files differ from its manifest is damaged and
+raises. Nothing is pickled: tensors are safetensors, the rest is JSON.
 """
 
 import re
-import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch.distributed.tensor import DTensor
 
 from preprocessing.errors import UserError
-from preprocessing.folders import MANIFEST, verify
+from preprocessing.folders import MANIFEST, read_manifest
 from training.sharding import piece, put
 
-PREFIX = "checkpoint-"
+FOLDER, PREFIX = "checkpoints_final", "checkpoint_epoch_"
+NAME = re.compile(PREFIX + r"(?P<epoch>\d{4,})_lr_(?P<rate>\d+\.\d{6})_step_(?P<step>\d{8,})")
+COMPLETE, WEIGHTS = "complete", "weights"
+"""What is kept of a checkpoint; its manifest says which."""
+EARLIER = re.compile(r"checkpoint-\d+")
+
+
+def name_of(step: int, epoch: int, learning_rate: float) -> str:
+    """Of the checkpoint after `step` steps, `epoch` whole epochs and an update with `learning_rate`."""
+    return f"{PREFIX}{epoch:04d}_lr_{learning_rate:.6f}_step_{step:08d}"
 
 
 def step_of(folder: Path) -> int:
-    match = re.fullmatch(PREFIX + r"(\d+)", folder.name)
-    return int(match.group(1)) if match else -1
+    """The steps taken, by the folder's name; -1 where that is no checkpoint's."""
+    match = NAME.fullmatch(folder.name)
+    return int(match["step"]) if match else -1
+
+
+def epoch_of(folder: Path) -> int:
+    """The epochs finished, by the folder's name; -1 where that is no checkpoint's."""
+    match = NAME.fullmatch(folder.name)
+    return int(match["epoch"]) if match else -1
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint lies in."""
+    return checkpoint.parent.parent if checkpoint.parent.name == FOLDER else checkpoint.parent
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
-    """Folders checkpoint-STEP that have a manifest, oldest first."""
-    found = [folder for folder in output_dir.glob(PREFIX + "*") if step_of(folder) >= 0]
+    """A run's checkpoints that have a manifest, oldest first, whatever is kept of each."""
+    found = [folder for folder in (output_dir / FOLDER).glob(PREFIX + "*") if step_of(folder) >= 0]
     return sorted((folder for folder in found if (folder / MANIFEST).is_file()), key=step_of)
 
 
-def find_checkpoint(output_dir: Path, resume: str) -> Path | None:
-    """The checkpoint to go on from, verified; None to start afresh. `resume` as in TrainConfig."""
+def checkpoint_at(output_dir: Path, step: int) -> Path:
+    """A run's checkpoint of that step; raises UserError where there is none."""
     existing = checkpoints(output_dir)
-    if resume == "never":
-        if existing:
-            raise UserError(
-                f"{output_dir} holds {existing[-1].name}; use --resume auto to go on, or another output_dir"
-            )
-        return None
-    if resume == "auto":
-        chosen = existing[-1] if existing else None
-    else:
-        chosen = Path(resume)
-        if not chosen.is_dir():
-            raise UserError(f"no checkpoint at {chosen}; here are: {', '.join(p.name for p in existing) or 'none'}")
-    if chosen is not None:
-        verify(chosen)
-        if newer := [folder.name for folder in existing if step_of(folder) > step_of(chosen)]:
-            raise UserError(
-                f"{output_dir} holds {', '.join(newer)}, newer than {chosen.name}: a run from there would take their "
-                "place; give another output_dir, or move them away"
-            )
-    return chosen
+    for folder in existing:
+        if step_of(folder) == step:
+            return folder
+    steps = ", ".join(str(step_of(folder)) for folder in existing) or "none"
+    raise UserError(f"{output_dir} has no checkpoint of step {step}; it has those of: {steps}")
 
 
-def remove_oldest(output_dir: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what killed saves left behind."""
-    for folder in checkpoints(output_dir)[:-keep]:
-        # Renamed first: a kill in between leaves a hidden folder, which the next call removes.
-        folder.rename(output_dir / f".{folder.name}.old")
-    for leftover in output_dir.glob(f".{PREFIX}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+def refuse_thin(folder: Path, facts: dict[str, Any]) -> None:
+    """Raises UserError for a checkpoint that kept its weights alone; `facts` are its manifest's."""
+    if facts.get("kept") != WEIGHTS:
+        return
+    complete = [other.name for other in checkpoints(run_of(folder)) if is_complete(other)]
+    raise UserError(
+        f"{folder} has kept its weights alone, in two bytes a number: it can be loaded, and another run can begin "
+        f"from it (--start_from), but none can go on. Complete ones are: {', '.join(complete) or 'none'}"
+    )
+
+
+def is_complete(folder: Path) -> bool:
+    return read_manifest(folder)["facts"].get("kept") != WEIGHTS
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -17,6 +17,8 @@ from preprocessing.errors import UserError
 from redheart_hf import RedHeartConfig
 from redheart_hf.presets import parameters_by_module
 
+PREFLIGHT = "preflight.json"
+
 
 def native_precision() -> Literal["bf16", "no"]:
     """bf16 where the device at hand multiplies in it, no (float32) elsewhere."""
