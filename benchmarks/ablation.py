@@ -16,7 +16,6 @@ import json
 import shutil
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +147,7 @@ def one_run(config: TrainConfig, train: list[Record], dev: dict[str, list[Record
     fit_standardization(model, dataset, collator, config, progress=False)
     loop = TrainLoop(build_accelerator(config), model, dataset, collator, config)
     loop.train()
-    figures, _ = evaluate_dev(model, tokenizer, dev)
+    figures = evaluate_dev(model, tokenizer, dev).figures
     judged = [record for reader in JUDGED for record in dev[reader]]
     held = encode(judged, tokenizer, model.config.max_length)
     batches = (collator([held[row] for row in range(at, min(at + 64, len(held)))]) for at in range(0, len(held), 64))
@@ -204,7 +203,7 @@ def done(result: Path, config: TrainConfig) -> bool:
     """Whether this run is there already; raises UserError for one with other settings, which no table may mix in."""
     if not result.exists():
         return False
-    if json.loads(result.read_text())["config"] != asdict(config):
+    if json.loads(result.read_text())["config"] != config.to_dict():
         raise UserError(f"{result} was made with other settings; give another --output, or remove it")
     return True
 
@@ -228,7 +227,7 @@ def main() -> None:
         result = Path(config.output_dir).with_suffix(".json")
         if not done(result, config):
             found = one_run(config, train, dev, encoder)
-            write_json(result, found | {"config": asdict(config)})
+            write_json(result, found | {"config": config.to_dict()})
             print(f"{variant}, seed {seed}: {found['cpu_seconds']:.0f} CPU seconds", flush=True)
     print(f"\n{len(train)} rows, {arguments.epochs} epochs, frozen encoder\n{table(arguments.output)}")
 

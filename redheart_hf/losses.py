@@ -11,9 +11,14 @@ label adds exactly zero to sum, count and gradient.
 A label may be weighed: `NAME_weights` (rows, 1) beside the label NAME enters sum and count alike, so that a term's
 loss is the weighted mean. Where there are none, every label counts one.
 
+Labels may be smoothed (`smoothing`, of training alone: no config of a model holds it, and no evaluation does it). A
+target t of a sigmoid answer becomes t (1 - e) + e / 2, in SMOOTHED; of a pair the given order holds with probability
+1 - e / 2. Targets of squared and Huber errors, of VAD's likelihoods and of SURD are measurements, which stay.
+
 Sources: focal, Lin et al. 2017 (arXiv 1708.02002), in the form for soft labels of Li et al. 2020 (arXiv 2006.04388);
 beta-NLL, Seitzer et al. 2022 (arXiv 2203.09168); quantile Huber, Dabney et al. 2018 (arXiv 1710.10044); choice between
-two utilities, Bradley and Terry 1952; router z-loss, Zoph et al. 2022 (arXiv 2202.08906).
+two utilities, Bradley and Terry 1952; router z-loss, Zoph et al. 2022 (arXiv 2202.08906);
+smoothing, Szegedy et al. 2016 (arXiv 1512.00567).
 """
 
 from collections.abc import Callable, Mapping
@@ -51,6 +56,7 @@ TASK_OF_TERM = (
     | dict.fromkeys(("circumstances", "preference", "acceptability"), "ethics")
     | dict.fromkeys(("utility_views", "text_regret", "alternatives_regret"), "regret")
 )
+SMOOTHED = frozenset(("polarity", "basic_emotions", "fine_emotions", "korean_emotions", "acceptability", "preference"))
 QUANTILES = (0.9, 0.5, 0.1)  # of the optimistic, neutral and pessimistic view
 
 
@@ -82,9 +88,17 @@ def quantile_huber(predicted, targets, quantiles, delta: float) -> torch.Tensor:
     return weight * F.huber_loss(predicted, targets, reduction="none", delta=delta) / delta
 
 
-def bradley_terry(utility_better, utility_worse, scale) -> torch.Tensor:
-    """-log sigmoid(scale (better - worse)), elementwise: the surprise at the choice that was made."""
-    return -F.logsigmoid(scale * (utility_better - utility_worse))
+def bradley_terry(utility_better, utility_worse, scale, smoothing: float = 0.0) -> torch.Tensor:
+    """-log sigmoid(scale (better - worse)), elementwise: the surprise at the choice that was made. With `smoothing` e
+    the expected surprise, where that choice has probability 1 - e / 2 and the other one e / 2."""
+    ahead = scale * (utility_better - utility_worse)
+    surprise = -F.logsigmoid(ahead)
+    return surprise + smoothing / 2 * ahead if smoothing else surprise
+
+
+def smoothed(targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Probabilities drawn towards one half, elementwise; NaN stays NaN."""
+    return targets * (1 - smoothing) + smoothing / 2 if smoothing else targets
 
 
 def polarity_targets(basic_emotions: torch.Tensor) -> torch.Tensor:
@@ -169,9 +183,10 @@ LOSS_OF_TERM: dict[str, Callable[[RedHeartOutput, torch.Tensor, RedHeartConfig],
 
 
 def loss_sums(
-    outputs: RedHeartOutput, labels: Mapping[str, torch.Tensor], config: RedHeartConfig
+    outputs: RedHeartOutput, labels: Mapping[str, torch.Tensor], config: RedHeartConfig, smoothing: float = 0.0
 ) -> dict[str, torch.Tensor]:
-    """Term -> sum of its losses over this batch: the terms whose label is in `labels`, and the router's."""
+    """Term -> sum of its losses over this batch: the terms whose label is in `labels`, and the router's. `smoothing`
+    in [0, 1) draws the targets of the terms in SMOOTHED towards one half."""
     present = terms_of(config)
     sums = {}
     if ROUTER_TERM in present:
@@ -181,9 +196,10 @@ def loss_sums(
             continue
         if term == "preference":
             better, worse = outputs.ethics.utility[labels[name]].unbind(dim=-1)
-            sums[term] = bradley_terry(better, worse, outputs.ethics.preference_scale).sum()
+            sums[term] = bradley_terry(better, worse, outputs.ethics.preference_scale, smoothing).sum()
         else:
             targets = polarity_targets(labels[name]) if term == "polarity" else labels[name]
+            targets = smoothed(targets, smoothing) if term in SMOOTHED else targets
             loss_of = LOSS_OF_TERM[term]
             weights = labels.get(f"{name}_weights")
             sums[term] = masked_sum(
