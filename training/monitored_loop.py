@@ -8,6 +8,8 @@ Phases begin and end where those of PretendedLoop do (training/memory_plan.py). 
 in the backward phase, in the plan as here.
 """
 
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from redheart_hf.outputs import RedHeartOutput
 from training.collator import Batch
 from training.loop import TrainLoop
 from training.memory_report import MemoryReport
+from training.monitor import StageClock
 from training.run_log import RunLog
 
 
@@ -26,17 +29,28 @@ class MonitoredLoop(TrainLoop):
         super().__init__(*arguments)
         self.memory = memory
         self.phase = memory.monitor.phase
+        self.clock = memory.monitor.clock = StageClock(self.accelerator.device)
 
-    def take_steps(self, log: RunLog) -> None:
+    def groups(self) -> Iterator[list[Batch]]:
+        with closing(super().groups()) as groups:  # type: ignore[type-var]
+            while True:
+                with self.clock.stage("read"):
+                    group = next(groups, None)
+                if group is None:
+                    return
+                yield group
+
+    def take_steps(self, log: RunLog, groups: Iterator[list[Batch]]) -> None:
         log.memory = self.memory
-        super().take_steps(log)
+        self.clock.take()
+        super().take_steps(log, groups)
 
     def forward(self, batch: Batch) -> RedHeartOutput:
         with self.phase("forward"):
             return super().forward(batch)
 
     def compute(self, outputs, batch, counts) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        with self.phase("forward"):
+        with self.phase("forward"), self.clock.stage("compute"):
             return super().compute(outputs, batch, counts)
 
     def backward(self, loss: torch.Tensor) -> None:
