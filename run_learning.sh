@@ -12,6 +12,8 @@ usage: bash run_learning.sh [mode] [arguments handed on]
 
   (none)  train the main job, training/recipes/main.yaml, on the scenarios in data/; arguments that start
           with -- go to training/train.py, e.g. bash run_learning.sh --resume auto
+  unified-test, unified-train, unified-test-v1, train-local, train-cloud, train-validate, validate
+          the modes of the first guide (docs/modes.md); `bash run_learning.sh modes` explains each and their options
   preprocess
           make a data set: a small language model labels the shipped scenarios (preprocessing/recipes/); arguments go
           to preprocessing.pipeline, a recipe of your own first, e.g. bash run_learning.sh preprocess mine.yaml
@@ -39,7 +41,7 @@ setup() {
         "${PYTHON:-python3}" -m venv --clear .venv
     fi
     "$python" -m pip install --quiet "$(grep '^torch==' constraints.txt)"
-    "$python" -m pip install --quiet -c constraints.txt -e '.[train,lora,explain,encoders,enrich,prepare,retrieval,scale,test,dev]'
+    "$python" -m pip install --quiet -c constraints.txt -e '.[train,lora,explain,encoders,enrich,prepare,retrieval,scale,track,test,dev]'
     if ! seen=$("$python" -c 'import accelerate, datasets, peft, redheart_hf, tensorboard, torch, transformers' 2>&1); then
         echo "error: the packages in .venv cannot be imported; delete .venv and start again" >&2
         echo "$seen" >&2
@@ -50,13 +52,13 @@ setup() {
 
 train() {
     local tokenizer=outputs/main/tokenizer
-    # accelerate gives a process one thread unless told otherwise; --quiet keeps its own traceback below our error away.
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}"
     if [[ ! -f $tokenizer/tokenizer.json ]]; then
         python -m training.train_tokenizer --data scenarios=data/scenarios/train.jsonl --vocab-size 4096 \
             --output "$tokenizer"
     fi
-    accelerate launch --quiet --config_file accelerate_config.yaml training/train.py training/recipes/main.yaml "$@"
+    # In this shell's place: `kill` and Ctrl-C reach the run itself, and its exit code is what is told.
+    exec python -m training.launched training/recipes/main.yaml "$@"
 }
 
 # The model's package is weights alone; what it asks for besides would be built from source, and is not used here.
@@ -90,9 +92,11 @@ case $mode in
         usage
         exit 0
         ;;
-    train | preprocess | test | setup) ;;
+    train | preprocess | test | setup | modes) ;;
+    unified-test | unified-train | unified-test-v1 | train-local | train-cloud | train-validate | validate) ;;
     *)
-        echo "error: unknown mode '$mode'; the modes are: (none), preprocess, test, setup, help" >&2
+        echo "error: unknown mode '$mode'; the modes are: (none), unified-test, unified-train, unified-test-v1," \
+            "train-local, train-cloud, train-validate, validate, preprocess, test, setup, help" >&2
         usage >&2
         exit 2
         ;;
@@ -102,10 +106,20 @@ if [[ ${1:-} == --help && $mode == train ]]; then
     exit 0
 fi
 
+# In the background, the end of the terminal is no end: what is started here inherits that it ignores SIGHUP.
+read -r _ _ _ _ group _ _ foreground _ <"/proc/$$/stat"
+if [[ $foreground != -1 && $group != "$foreground" ]]; then
+    trap '' HUP
+    export TORCHELASTIC_SIGNALS_TO_HANDLE="${TORCHELASTIC_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT}" # torchrun would end it
+fi
+
 setup
 export PATH="$PWD/.venv/bin:$PATH"
 case $mode in
     train) train "$@" ;;
     preprocess) preprocess "$@" ;;
     test) run_tests "$@" ;;
+    setup) ;;
+    modes) python -m training.modes --help ;;
+    *) exec python -m training.modes "$mode" "$@" ;;
 esac

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from config_fields import FIELDS
 from transformers import BertConfig
 
 from preprocessing.errors import UserError
@@ -30,64 +31,6 @@ from training.run_facts import native_precision
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "training" / "recipes").glob("*.yaml"))
 LEAST = ["--output_dir", "out", "--train", "[scenarios=a.jsonl]"]
-
-# A new flag is a decision: it is written here too.
-FIELDS = [
-    "output_dir",
-    "train",
-    "dev",
-    "holdout",
-    "passes",
-    "preset",
-    "model",
-    "text_encoder",
-    "tokenizer",
-    "start_from",
-    "epochs",
-    "max_steps",
-    "batch_size",
-    "gradient_accumulation_steps",
-    "bucket_batches",
-    "mixed_precision",
-    "gradient_checkpointing",
-    "weight_precision",
-    "update_in_backward",
-    "clipping",
-    "optimizer",
-    "learning_rate",
-    "text_encoder_learning_rate",
-    "answer_learning_rate",
-    "text_encoder_start",
-    "min_learning_rate",
-    "warmup_steps",
-    "betas",
-    "momentum",
-    "weight_decay",
-    "max_grad_norm",
-    "loss_weighting",
-    "loss_weights",
-    "origin_weights",
-    "memory_refresh_steps",
-    "class_balance",
-    "seed",
-    "log_steps",
-    "eval_steps",
-    "save_steps",
-    "save_total_limit",
-    "resume",
-    "num_workers",
-    "num_proc",
-    "gpu_layers_ratio",
-    "heads_device",
-    "swap",
-    "swap_room_gib",
-    "ram_gib",
-    "vram_gib",
-    "memory_fraction",
-    "plan_memory",
-    "hold_memory",
-    "watch_memory",
-]
 
 
 def refused(capsys, *arguments: str) -> str:

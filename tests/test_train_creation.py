@@ -17,6 +17,7 @@ from transformers import AutoConfig
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask
 from redheart_hf.labels import MODULES
+from training.checkpoint import checkpoint_at
 from training.creation import create_model, fill_model, save_model
 from training.run_state import load_run
 
@@ -171,12 +172,12 @@ def test_a_run_with_weights_of_two_bytes_goes_on_bit_for_bit_and_can_be_loaded(
     whole.train()
     loop_in(tmp_path / "parts", steps=2).train()
     second = loop_in(tmp_path / "parts")
-    load_run(second, tmp_path / "parts" / "checkpoint-2")
+    load_run(second, checkpoint_at(tmp_path / "parts", 2))
     second.train()
     for name, value in whole.bare_model.state_dict().items():
         assert torch.equal(value, second.bare_model.state_dict()[name]), name
     halved = [name for name, value in whole.bare_model.state_dict().items() if value.dtype == torch.bfloat16]
     assert halved
-    loaded = RedHeartForMultiTask.from_pretrained(tmp_path / "whole" / "checkpoint-4")
+    loaded = RedHeartForMultiTask.from_pretrained(checkpoint_at(tmp_path / "whole", 4))
     for name in halved:
         assert torch.equal(loaded.state_dict()[name], whole.bare_model.state_dict()[name].float()), name

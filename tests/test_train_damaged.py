@@ -20,7 +20,7 @@ from redheart_hf import RedHeartForMultiTask, preset_config
 from training.build import build_model
 from training.loading import load_model, load_tokenizer
 from training.report import store_in_config
-from training.run_log import RunLog, seconds_logged
+from training.run_log import RunLog, drop_torn_line, seconds_logged
 from training.run_state import read_state
 
 
@@ -145,7 +145,20 @@ def test_half_a_line_of_timings_is_no_hindrance(tmp_path: Path):
     timings.write_text('{"step": 10, "seconds": 2.5}\n{"step": 20, "sec')
     assert seconds_logged(tmp_path) == 2.5
     log = RunLog(tmp_path, 10, 20, 0, active=True)
-    log.write(20, {"loss": 1.0}, {"seconds": 3.0})
+    log.write(20, {"loss": 1.0})
+    log.write_timings(20, {"seconds": 3.0})
     log.close()
     assert seconds_logged(tmp_path) == 5.5
     assert [json.loads(line)["step"] for line in timings.read_text().splitlines()] == [10, 20]
+
+
+def test_half_a_line_is_cut_off_after_however_many_lines(tmp_path: Path):
+    """What is looked at is the end; the lines before it need not even be JSON."""
+    timings = tmp_path / "timings.jsonl"
+    long = "x" * 200_000
+    timings.write_text(f'{long}\n{{"step": 1}}\n{long}')
+    drop_torn_line(timings)
+    assert timings.read_text() == f'{long}\n{{"step": 1}}\n'
+    timings.write_text(long)
+    drop_torn_line(timings)
+    assert timings.read_text() == ""

@@ -22,6 +22,7 @@ from tiny_run import ROOT, build_loop, tiny_config
 from preprocessing.errors import UserError
 from preprocessing.folders import verify
 from training.build import build_accelerator
+from training.checkpoint import checkpoints
 from training.loop import MAX_SKIPPED_IN_A_ROW, TrainLoop
 from training.nonfinite import NonFiniteError
 
@@ -125,6 +126,14 @@ def test_a_step_that_the_scaler_skips_is_counted_and_moves_no_weight(overflowing
     json.loads(json.dumps(numbers, allow_nan=False))
 
 
+def test_steps_that_may_not_move_a_weight_follow_one_another_in_half_precision(overflowing: TrainLoop):
+    overflowing.config.update_weights = False
+    before = {name: tensor.clone() for name, tensor in overflowing.bare_model.named_parameters()}
+    norms = [overflowing.take_step(one_batch(overflowing))[1]["gradient_norm"] for _ in range(2)]
+    assert norms[0] > 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in overflowing.bare_model.named_parameters())
+
+
 def test_ten_skipped_steps_in_a_row_stop_the_run(overflowing: TrainLoop):
     weight = overflowing.bare_model.regret_head.trunk.norm.weight
     weight.register_hook(lambda gradient: torch.full_like(gradient, math.inf))
@@ -182,8 +191,8 @@ def test_a_full_disk_ends_with_a_message_and_the_earlier_checkpoints(tokenizer_d
     if ended.returncode == 77:
         pytest.skip("a disk of 4 MiB cannot be mounted here: neither root nor user namespaces")
     assert ended.returncode == 2, ended.stderr[-3000:]
-    assert re.search(r"error: could not save .*checkpoint-\d+.*make room", ended.stderr)
+    assert re.search(r"error: could not save .*checkpoint_epoch_\d+.*make room", ended.stderr)
     assert "Traceback" not in ended.stderr
-    saved = sorted(path.name for path in result.glob("[.c]*"))
+    saved = checkpoints(result)
     assert saved
-    assert all(verify(result / name)["step"] for name in saved)
+    assert all(verify(folder)["step"] for folder in saved)

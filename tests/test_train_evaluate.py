@@ -89,7 +89,7 @@ def test_thresholds_are_chosen_on_one_half_stored_and_judged_on_the_other(tiny_m
 def test_one_half_of_dev_chooses_for_the_other_in_training_too(loaded, tmp_path):
     model, tokenizer = loaded
     records = read(parse_source(f"goemotions={write_goemotions(tmp_path / 'ekman.tsv')}")).records
-    figures, thresholds = evaluate.evaluate_dev(model, tokenizer, {"goemotions": records})
+    figures, thresholds, _ = evaluate.evaluate_dev(model, tokenizer, {"goemotions": records})
     assert thresholds == evaluate.choose_thresholds(model, tokenizer, {"goemotions": records}, progress=False)
     assert figures["goemotions"]["rows"] == sum(half_of(record.text) == "reporting" for record in records)
     assert model.config.thresholds is None

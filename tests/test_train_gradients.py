@@ -167,7 +167,7 @@ def main() -> None:
         held = sum(parameter.to_local().numel() for parameter in parameters)
         assert held < 0.55 * sum(parameter.numel() for parameter in parameters)
     save_file(loop.gradients, output_dir / f"gradients-{process}.safetensors")
-    loop.surd_targets.save(output_dir / f"surd-{process}.safetensors")
+    (output_dir / f"surd-{process}.safetensors").write_bytes(loop.surd_targets.packed())
     for _ in range(2):
         loop.take_step([loop.collator([loop.dataset[row] for row in (process, 2)])])
     assert not any(name.startswith("regret_head") for name in loop.gradients)

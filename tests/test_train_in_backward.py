@@ -16,6 +16,7 @@ from torch import nn
 import training.build
 from preprocessing.errors import UserError
 from training.adamw_8bit import AdamW8bit
+from training.checkpoint import checkpoint_at
 from training.in_backward import InBackward
 from training.nonfinite import NonFiniteError
 from training.run_state import load_run
@@ -190,7 +191,7 @@ def test_a_killed_run_goes_on_with_the_norm_of_the_step_before(tokenizer, scenar
     first.total_steps = 2
     first.train()
     second = build_loop(tokenizer, config, scenarios[:24], hidden_dropout=0.1)
-    load_run(second, tmp_path / "parts" / "checkpoint-2")
+    load_run(second, checkpoint_at(tmp_path / "parts", 2))
     assert second.in_backward.previous_norm == pytest.approx(norms[1])
     second.train()
     for name, value in weights_of(whole).items():

@@ -12,6 +12,7 @@ import torch
 from commands import NEEDS_COMPILER
 from tiny_run import build_loop, tiny_config
 
+from training.checkpoint import checkpoint_at
 from training.run_state import load_run
 
 
@@ -70,7 +71,7 @@ def test_a_run_taken_up_again_has_the_same_memory(tokenizer, scenarios, tmp_path
     whole = loop_of(tokenizer, scenarios, tmp_path / "whole", save_steps=4)
     whole.train()
     again = loop_of(tokenizer, scenarios, tmp_path / "whole", save_steps=4)
-    load_run(again, tmp_path / "whole" / "checkpoint-4")
+    load_run(again, checkpoint_at(tmp_path / "whole", 4))
     again.train()
     for name, value in whole.bare_model.state_dict().items():
         assert torch.equal(again.bare_model.state_dict()[name], value), name

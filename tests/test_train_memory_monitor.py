@@ -186,7 +186,7 @@ def test_a_run_reports_its_plan_beside_what_every_phase_took(tokenizer_dir, tmp_
     timings = lines_of(tmp_path / "run" / "timings.jsonl")
     assert [line["step"] for line in timings] == [1, 2, 3, 4]
     assert all({"forward", "backward", "update"} <= set(line["memory"]["cpu"]["phases"]) for line in timings)
-    assert "memory" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert '"memory"' not in (tmp_path / "run" / "metrics.jsonl").read_text()
     assert (tmp_path / "run" / "memory.png").read_bytes().startswith(b"\x89PNG")
     assert re.search(rf"ram=\d\.\d\d/{planned['peak'] / 2**30:.2f}GiB", said)
 
@@ -226,6 +226,19 @@ def test_a_damaged_report_is_named(text: str, tmp_path: Path):
     (tmp_path / "memory_report.json").write_text(text)
     with pytest.raises(UserError, match=rf"{tmp_path / 'memory_report.json'} is damaged: .*; remove it"):
         MemoryReport(tmp_path, MemoryMonitor()).recall(tmp_path)
+
+
+def test_of_the_log_only_what_the_report_has_not_counted_is_read(tmp_path: Path):
+    """A run of a hundred thousand steps goes on as quickly as one of ten."""
+    counted = "not even JSON\n" * 1000
+    late = {"peak": 2**51, "phases": {"evaluate": 2**51}, "used": {}}
+    (tmp_path / "timings.jsonl").write_text(counted)
+    MemoryReport(tmp_path, MemoryMonitor()).write()
+    with (tmp_path / "timings.jsonl").open("a") as timings:
+        timings.write(json.dumps({"step": 3, "seconds": 1.0, "memory": {"cpu": late}}) + "\n" + '{"step": 4, "sec')
+    report = MemoryReport(tmp_path, MemoryMonitor())
+    report.recall(tmp_path)
+    assert report.to_dict()["measured"]["peak"] == 2**51
 
 
 def test_a_report_of_one_peak_alone_is_taken_up(tmp_path: Path):

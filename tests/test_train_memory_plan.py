@@ -22,6 +22,7 @@ from redheart_hf.losses import terms_of
 from redheart_hf.presets import parameters_by_module
 from training import memory
 from training.batch_plan import BatchPlan
+from training.checkpoint import checkpoints
 from training.collator import Collator
 from training.config import TrainConfig
 from training.memory_plan import heaviest_groups, plan_memory, sequences_of
@@ -81,7 +82,7 @@ def test_a_run_that_would_not_fit_does_not_begin(tokenizer_folder, tmp_path):
     assert done.returncode == 3
     assert "this run would take" in done.stderr
     assert "may take 2.50 (--ram_gib 2.5)" in done.stderr
-    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    assert not checkpoints(tmp_path / "run")
 
 
 def test_where_micro_batches_wait_for_each_other_the_heaviest_step_is_that_of_all_of_them(tokenizer, scenarios):

@@ -68,8 +68,11 @@ def test_no_suggestion_does_all_that_another_does_and_more(tmp_path):
             assert not earlier.changes.items() <= suggestion.changes.items()
 
 
-def test_the_records_of_a_step_and_its_numbers_stay_what_they_were(tmp_path):
-    config = tiny_config(tmp_path, batch_size=24, gradient_accumulation_steps=2)
+@pytest.mark.parametrize("update_weights", [True, False])
+def test_the_records_of_a_step_and_its_numbers_stay_what_they_were(update_weights: bool, tmp_path):
+    """Every change gives a config that is none to be refused."""
+    fields = {"batch_size": 24, "gradient_accumulation_steps": 2, "update_weights": update_weights}
+    config = tiny_config(tmp_path, **fields)
     for _, changes in choices(config):
         changed = with_changes(config, changes)
         assert changed.batch_size * changed.gradient_accumulation_steps == 48
@@ -167,7 +170,10 @@ def test_a_run_that_is_not_adamws_stays_what_it_is(fields, tmp_path):
 
 
 def test_the_least_is_no_more_than_the_plan(tmp_path):
-    eights, others = {"optimizer": "adamw_8bit"}, [{"optimizer": "sgd", "momentum": 0.9}, {"optimizer": "adafactor"}]
+    eights, others = (
+        {"optimizer": "adamw_8bit"},
+        [{"ema_decay": 0.999}, {"optimizer": "sgd", "momentum": 0.9}, {"optimizer": "adafactor"}],
+    )
     for fields in ({}, eights, eights | {"update_in_backward": True}, {"optimizer": "sgd"}, *others):
         config = tiny_config(tmp_path, model={"max_length": 8}, **(fields | {"batch_size": 1}))
         least, plan = least_of(config, memory.model_config_of(config)), memory.plan_of(config, 0)

@@ -11,6 +11,7 @@ import torch
 from tiny_run import build_loop, tiny_config, tiny_model
 
 from preprocessing.errors import UserError
+from training.checkpoint import checkpoint_at
 from training.config import TrainConfig
 from training.optim import build_optimizer
 from training.run_state import load_run
@@ -98,7 +99,7 @@ def test_a_run_taken_up_again_is_the_same_run(fields: dict, tokenizer, scenarios
         for _ in range(2)
     )
     whole.train()
-    load_run(again, tmp_path / "run" / "checkpoint-3")
+    load_run(again, checkpoint_at(tmp_path / "run", 3))
     again.train()
     for name, value in whole.bare_model.state_dict().items():
         assert torch.equal(value, again.bare_model.state_dict()[name]), name

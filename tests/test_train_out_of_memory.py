@@ -25,6 +25,7 @@ from tiny_run import build_loop, tiny_config
 
 from preprocessing.errors import DoesNotFit, UserError
 from preprocessing.memory_room import others
+from training.checkpoint import checkpoint_at, checkpoints
 from training.nonfinite import NonFiniteError
 from training.out_of_memory import clean_up, is_out_of_memory, place, train_or_stop
 
@@ -67,7 +68,7 @@ def refuse_memory(pid: int) -> None:
 
 
 def last_state(output_dir: Path) -> list[bytes]:
-    folder = output_dir / f"checkpoint-{STEPS}"
+    folder = checkpoint_at(output_dir, STEPS)
     return [(folder / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")]
 
 
@@ -77,7 +78,7 @@ def test_a_model_that_finds_no_memory_while_it_is_made_ends_the_run_in_the_same_
     limit = 3600 << 20  # addresses: enough for the libraries, too little for 3.2 GB of weights beside them
     done = subprocess.run(["prlimit", f"--as={limit}", *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 3, done.stderr[-2000:]
-    assert "error: out of memory in train > build_model" in done.stderr
+    assert "error: out of memory in train > unmeasured_model > build_model" in done.stderr
     assert "free: 0.00 GiB (ulimit -v: addresses of 3.5 GiB)" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -101,7 +102,7 @@ def test_a_run_that_is_refused_memory_says_so_and_goes_on_to_the_same_weights(he
     assert written.name == f"step-{record['step']}.json"
     assert record["step"] in (done, done + 1)
     assert record["phase"] in ("read", "forward", "backward", "update", "step", "save", "between steps")
-    newest = max(output_dir.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+    newest = checkpoints(output_dir)[-1]
     assert record["checkpoint"] == str(newest)
     assert record["planned"]["peak"] > record["measured"]["resident"] > 0
     assert (record["measured"]["held"] is None) == (held == "off")

@@ -18,6 +18,9 @@ from typing import Any
 import pytest
 from commands import NEEDS_COMPILER
 
+from training.checkpoint import FOLDER, checkpoint_at, checkpoints, step_of
+from training.checkpoint_metadata import METADATA
+
 ROOT = Path(__file__).resolve().parents[1]
 DRIVER = [sys.executable, str(ROOT / "tests" / "tiny_run.py")]
 STEPS = 8
@@ -34,12 +37,13 @@ def spec_of(
     loss_weighting: str,
     log_steps: int = 1,
     optimizer: str = "adamw",
+    fields: dict[str, Any] | None = None,
     **more: Any,
 ) -> str:
     config = {"output_dir": str(output_dir), "max_steps": STEPS, "loss_weighting": loss_weighting}
     config |= {"optimizer": optimizer, "momentum": 0.9 if optimizer == "sgd" else 0.0}
     config |= {"gradient_accumulation_steps": 2, "batch_size": 3, "save_total_limit": 2, "log_steps": log_steps}
-    return json.dumps({"tokenizer": str(tokenizer_dir), "config": config} | more)
+    return json.dumps({"tokenizer": str(tokenizer_dir), "config": config | (fields or {})} | more)
 
 
 def finish(*specs: str) -> None:
@@ -49,20 +53,29 @@ def finish(*specs: str) -> None:
 
 def result_of(output_dir: Path) -> dict[str, Any]:
     """Everything that a run leaves behind and that decides how it would go on."""
-    last = output_dir / f"checkpoint-{STEPS}"
+    last = checkpoint_at(output_dir, STEPS)
     state = json.loads((last / "state.json").read_text(encoding="utf-8"))
     tensors = {name: (last / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")}
-    metrics = (output_dir / "metrics.jsonl").read_bytes()
-    return tensors | {"metrics": metrics} | {name: state[name] for name in state if name not in KEPT_OUT}
+    files = {name: (output_dir / name).read_bytes() for name in ("metrics.jsonl", f"{FOLDER}/{METADATA}")}
+    return tensors | files | {name: state[name] for name in state if name not in KEPT_OUT}
 
 
 def assert_same_run(one: Path, other: Path, log_steps: int = 1) -> None:
     expected, found = result_of(one), result_of(other)
     assert [name for name in expected if expected[name] != found[name]] == []
-    lines = [json.loads(line) for line in found["metrics"].splitlines()]
+    lines = [json.loads(line) for line in found["metrics.jsonl"].splitlines()]
     logged = [line["step"] for line in lines if "loss" in line]
     assert logged == sorted({*range(log_steps, STEPS + 1, log_steps), STEPS})
-    assert sorted(path.name for path in other.glob("[.c]*")) == ["checkpoint-6", "checkpoint-8"]
+    assert step_of(checkpoints(other)[-1]) == STEPS
+    assert not list(other.rglob(".*"))
+
+
+def test_kills_while_checkpoints_are_written_beside_the_steps_change_nothing(tokenizer_dir: Path, tmp_path: Path):
+    """Against a run that waited for each of its saves; one kill is inside a save, at its fifth flush."""
+    for name, way, kills in (("whole", "off", []), ("killed", "on", [1, -5, 3])):
+        fields = {"save_async": way, "keep_complete": 1}
+        finish(spec_of(tokenizer_dir, tmp_path / name, "uncertainty", 3, fields=fields, kills=kills))
+    assert_same_run(tmp_path / "whole", tmp_path / "killed", log_steps=3)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", pytest.param("adamw_8bit", marks=NEEDS_COMPILER), "sgd", "adafactor"])

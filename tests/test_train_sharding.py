@@ -26,6 +26,7 @@ from transformers import AutoTokenizer
 from preprocessing.errors import UserError
 from preprocessing.readers import parse_source, read
 from training.build import build_accelerator
+from training.checkpoint import checkpoint_at, checkpoints
 from training.creation import fill_model
 from training.nonfinite import without_finite_gradients
 from training.sharding import collected
@@ -103,10 +104,10 @@ def test_a_model_in_pieces_trains_as_a_whole_one(options, tokenizer_dir, tmp_pat
     finish(whole, tokenizer_dir, sharded=False, options=options)
     finish(pieces, tokenizer_dir, sharded=True, options=options)
     assert_same_figures(figures_of(pieces), figures_of(whole))
-    first, last = whole / "checkpoint-3", whole / f"checkpoint-{STEPS}"
+    first, last = checkpoint_at(whole, 3), checkpoint_at(whole, STEPS)
     for name in ("model.safetensors", "optimizer.safetensors"):
         began, expected = load_file(first / name), load_file(last / name)
-        found = load_file(pieces / last.name / name)
+        found = load_file(checkpoint_at(pieces, STEPS) / name)
         assert {key: value.shape for key, value in found.items()} == {key: v.shape for key, v in expected.items()}
         way = sum(float((expected[key].float() - began[key].float()).square().sum()) for key in expected)
         off = sum(float((expected[key].float() - found[key].float()).square().sum()) for key in expected)
@@ -120,7 +121,7 @@ def test_a_model_in_pieces_trains_as_a_whole_one(options, tokenizer_dir, tmp_pat
     assert configs[0].keys() == configs[1].keys()
     # A run that began in pieces may go on whole: a checkpoint has all of every tensor.
     shutil.copytree(pieces, mixed)
-    shutil.rmtree(mixed / last.name)
+    shutil.rmtree(checkpoint_at(mixed, STEPS))
     shutil.rmtree(mixed / "final")
     finish(mixed, tokenizer_dir, sharded=False, options=options)
     assert_same_figures(figures_of(mixed), figures_of(whole))
@@ -142,18 +143,24 @@ def test_in_pieces_nothing_is_left_unread_and_all_processes_name_the_same_gradie
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_in_pieces_it_goes_on_to_the_same_bytes(tokenizer_dir, tmp_path):
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "in pieces"])
+def test_two_processes_that_are_killed_go_on_to_the_same_bytes(sharded: bool, tokenizer_dir, tmp_path):
+    """Once as soon as there is a checkpoint, and once in a step after it."""
     alone, killed = tmp_path / "alone", tmp_path / "killed"
-    finish(alone, tokenizer_dir, sharded=True)
-    process = start(killed, tokenizer_dir, sharded=True)
-    while not (killed / "checkpoint-3" / "manifest.json").is_file():
+    finish(alone, tokenizer_dir, sharded)
+    process = start(killed, tokenizer_dir, sharded)
+    while not checkpoints(killed):
+        assert process.poll() is None, process.stdout and process.stdout.read()[-3000:]
+        time.sleep(0.01)
+    kill(process)
+    process = start(killed, tokenizer_dir, sharded)
+    while not (killed / "metrics.jsonl").read_bytes().count(b"\n") > 3:
         assert process.poll() is None, process.stdout and process.stdout.read()[-3000:]
         time.sleep(0.01)
     kill(process)
     assert not (killed / "final").exists()
-    finish(killed, tokenizer_dir, sharded=True)
-    last = f"checkpoint-{STEPS}"
-    assert bytes_of(killed / last) == bytes_of(alone / last)
+    finish(killed, tokenizer_dir, sharded)
+    assert bytes_of(checkpoint_at(killed, STEPS)) == bytes_of(checkpoint_at(alone, STEPS))
     assert (killed / "metrics.jsonl").read_bytes() == (alone / "metrics.jsonl").read_bytes()
 
 
@@ -163,6 +170,7 @@ def test_killed_in_pieces_it_goes_on_to_the_same_bytes(tokenizer_dir, tmp_path):
         ({}, {}, "this process is alone, or on no GPU"),
         ({"FSDP_VERSION": "1"}, {}, "fsdp_version must be 2"),
         ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}, "fsdp_cpu_ram_efficient_loading must be false"),
+        ({}, {"ema_decay": 0.9}, "ema_decay 0.9 would need whole weights"),
         ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}, "gradient_checkpointing of the recipe takes the place"),
         ({}, {"optimizer": "adafactor"}, "optimizer adafactor would see a piece"),
         ({}, {"optimizer": "sgd", "update_in_backward": True, "clipping": "previous_norm"}, "update_in_backward"),

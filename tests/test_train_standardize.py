@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartForMultiTask
 from training.build import checked_config
+from training.checkpoint import checkpoint_at
 from training.train import train
 
 ROWS = 24
@@ -82,7 +83,7 @@ def test_what_all_texts_share_is_taken_off(run_in, encoder_dir: Path, rows: Path
 def test_a_resumed_run_keeps_what_was_measured_at_its_start(run_in, tmp_path: Path):
     whole = run_in(tmp_path / "run").state_dict()
     shutil.rmtree(tmp_path / "run" / "final")
-    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    shutil.rmtree(checkpoint_at(tmp_path / "run", 4))
     resumed = run_in(tmp_path / "run").state_dict()
     assert {name for name, value in resumed.items() if not torch.equal(value, whole[name])} == set()
 

@@ -19,6 +19,7 @@ from preprocessing.folders import MANIFEST, seal
 from preprocessing.readers import parse_source, read
 from redheart_hf.labels import SURD_TERMS
 from training import surd_targets
+from training.checkpoint import checkpoint_at
 from training.collator import MODEL_INPUTS
 from training.run_state import load_run
 from training.surd_score import looked_up, surd_errors
@@ -119,12 +120,12 @@ def test_a_checkpoint_from_before_is_named_as_one(tokenizer, scenarios, tmp_path
     config = tiny_config(tmp_path / "run", max_steps=2, batch_size=6, save_steps=2)
     loop = build_loop(tokenizer, config, scenarios[:24], **SIZES)
     loop.train()
-    folder = tmp_path / "run" / "checkpoint-2"
+    folder = checkpoint_at(tmp_path / "run", 2)
     state = json.loads((folder / "state.json").read_text())
     (folder / "state.json").write_text(json.dumps(state | {"surd": None}))
     (folder / MANIFEST).unlink()
     seal(folder, {"step": 2})
-    with pytest.raises(UserError, match=r"checkpoint-2 was written before .*--start_from"):
+    with pytest.raises(UserError, match=r"step_00000002 was written before .*--start_from"):
         load_run(loop, folder)
 
 
@@ -145,11 +146,11 @@ def test_a_resumed_run_learns_the_same_terms(tokenizer, tmp_path: Path, monkeypa
         loop = build_loop(tokenizer, config, records, **SIZES)
         if name == "parts":
             shutil.copytree(tmp_path / "whole", tmp_path / "parts")
-            shutil.rmtree(tmp_path / "parts" / "checkpoint-6")
-            load_run(loop, tmp_path / "parts" / "checkpoint-4")
+            shutil.rmtree(checkpoint_at(tmp_path / "parts", 6))
+            load_run(loop, checkpoint_at(tmp_path / "parts", 4))
         loop.train()
-    whole, parts = (tmp_path / name / "checkpoint-6" for name in ("whole", "parts"))
-    for file in ("model.safetensors", "surd_predictions.safetensors", "../metrics.jsonl"):
+    whole, parts = (checkpoint_at(tmp_path / name, 6) for name in ("whole", "parts"))
+    for file in ("model.safetensors", "surd_predictions.safetensors", "../../metrics.jsonl"):
         assert (whole / file).read_bytes() == (parts / file).read_bytes(), file
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     logged = [line for line in lines if "loss" in line]

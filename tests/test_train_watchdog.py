@@ -19,7 +19,7 @@ from tiny_run import build_loop, tiny_config
 
 from preprocessing.errors import DoesNotFit
 from preprocessing.folders import verify
-from training.checkpoint import checkpoints
+from training.checkpoint import checkpoint_at, checkpoints, step_of
 from training.watchdog import LEAST_SECONDS, PACE, SECONDS, Lines, Look, pause, watched
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -172,9 +172,9 @@ def test_when_asked_the_loop_saves_its_step_and_stops(tokenizer, scenarios, tmp_
     loop.take_step = take_step
     with watched(loop, None), pytest.raises(DoesNotFit, match="step 5 .between steps.: memory runs low: 0.20"):
         loop.train()
-    assert [folder.name for folder in checkpoints(tmp_path / "run")] == ["checkpoint-4", "checkpoint-5"]
+    assert [step_of(folder) for folder in checkpoints(tmp_path / "run")] == [4, 5]
     record = json.loads((tmp_path / "run" / "oom_stats" / "step-5.json").read_text())
-    assert record["checkpoint"] == str(tmp_path / "run" / "checkpoint-5")
+    assert record["checkpoint"] == str(checkpoint_at(tmp_path / "run", 5))
     assert record["room"] == {"free": 200 * MIB, "limited_by": "a limit"}
 
 
@@ -212,7 +212,7 @@ def beside_a_rival(group, alone: Path, arguments: list[str], way: tuple[int, int
 
 
 def last_state(output_dir: Path) -> list[bytes]:
-    folder = output_dir / f"checkpoint-{STEPS}"
+    folder = checkpoint_at(output_dir, STEPS)
     return [(folder / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")]
 
 
@@ -232,10 +232,10 @@ def test_a_run_whose_memory_others_take_ends_and_goes_on_to_the_same_weights(
     (written,) = (output_dir / "oom_stats").iterdir()
     record, newest = json.loads(written.read_text()), checkpoints(output_dir)[-1]
     assert record["checkpoint"] == str(newest)
-    assert verify(newest)["step"] == int(newest.name.rpartition("-")[2]) >= 4
+    assert verify(newest)["step"] == step_of(newest) >= 4
     assert str(newest) in err
     if way == SLOWLY:  # there was time for the step in hand
-        assert (record["phase"], newest.name) == ("between steps", f"checkpoint-{record['step']}")
+        assert (record["phase"], step_of(newest)) == ("between steps", record["step"])
     assert any(one["bytes"] > 300 * MIB for one in record["others"])
     again = group.run(4 * GIB, arguments)
     assert again.returncode == 0, again.stderr[-3000:]

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from preprocessing.errors import run
 from preprocessing.readers import parse_source, read
 from preprocessing.records import Record
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask
-from training import checkpoint
 from training.build import build_accelerator
+from training.checkpoint_choice import find_checkpoint
 from training.collator import Collator
 from training.config import TrainConfig
 from training.creation import create_model
+from training.evaluate import Evaluation
+from training.inference import predict_records
 from training.loop import TrainLoop
 from training.run_state import load_run
 
@@ -78,6 +81,23 @@ def tiny_model(tokenizer: PreTrainedTokenizerBase, precision: str = "fp32", **ch
     return create_model(RedHeartConfig(**sizes), precision).train()
 
 
+def as_said_by(
+    model: RedHeartForMultiTask, tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]
+) -> list[Record]:
+    """Those with actions, their utilities and regret what `model` says: rows that it knows without having learned."""
+    chosen = [record for record in records if record.actions]
+    said = predict_records(model, tokenizer, chosen, progress=False)
+    return [
+        replace(
+            record,
+            actions=[replace(action, utility=said["utility_views"][row, at].tolist()) for at, action in actions],
+            regret=said["regret"][row].tolist(),
+        )
+        for row, record in enumerate(chosen)
+        for actions in [list(enumerate(record.actions or []))]
+    ]
+
+
 def tiny_config(output_dir: Path | str, **changes: Any) -> TrainConfig:
     fields: dict[str, Any] = {
         "batch_size": 4,
@@ -102,11 +122,12 @@ def build_loop(
     collator = Collator(tokenizer)
     dev = collator([dataset[row] for row in range(3)])
 
-    def evaluate() -> dict[str, float]:
+    def evaluate() -> Evaluation:
         model.eval()
         with torch.inference_mode():
             output = model(**{name: dev[name] for name in ("input_ids", "attention_mask", "token_type_ids")})
-        return {"mean_utility": float(output.ethics.utility.mean())}
+        utility = float(output.ethics.utility.mean())
+        return Evaluation({"given": {"mean_utility": utility}}, {}, {"choosing": {"score": utility}})
 
     return kind(build_accelerator(config), model, dataset, collator, config, evaluate)
 
@@ -119,7 +140,7 @@ def one_life(spec: dict[str, Any]) -> None:
     config = tiny_config(**spec["config"])
     records = read(parse_source(f"scenarios={ROOT / 'data' / 'scenarios' / 'train.jsonl'}")).records
     loop = build_loop(AutoTokenizer.from_pretrained(spec["tokenizer"]), config, records[:24])
-    found = checkpoint.find_checkpoint(Path(config.output_dir), config.resume)
+    found = find_checkpoint(Path(config.output_dir), config.resume)
     if found is not None:
         load_run(loop, found)
     loop.train()

@@ -9,6 +9,10 @@ and what meets in a batch still changes each epoch. A reader with one pass has e
 p passes its records come in one shuffled round after the other, of which each epoch takes the next p, so that none
 comes a second time before all have come once. Passes may differ by epoch, [4, 0.5] for four in the first and a half in
 each one after: a curriculum. Batches of an epoch differ by at most one record.
+
+With `chunk_rows` an epoch goes through the data in chunks of about so many records, in an order of chance: a chunk has
+its share of each reader's records, as they lie in the data, and is done with before the next begins. Of data that are
+mapped from the disk no more than one chunk, and the batch across its end, is wanted in memory at a time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,6 +42,7 @@ class BatchPlan:
         pool_batches: int = 50,
         process: int = 0,
         num_processes: int = 1,
+        chunk_rows: int | None = None,
     ):
         self.lengths = np.asarray(lengths)
         self.seed, self.accumulation, self.pool_batches = seed, accumulation, pool_batches
@@ -45,6 +50,7 @@ class BatchPlan:
         self.global_batch_size = batch_size * num_processes
         names = np.asarray(readers)
         self.members = {name: np.flatnonzero(names == name) for name in sorted(set(readers))}
+        self.chunks = -(-len(names) // chunk_rows) if chunk_rows else 1
         if unknown := sorted(set(passes or {}) - set(self.members)):
             raise UserError(f"passes names {unknown}, not among the training readers: {', '.join(self.members)}")
         self.passes = {name: as_list((passes or {}).get(name, 1.0)) for name in self.members}
@@ -106,11 +112,23 @@ class BatchPlan:
         random = np.random.default_rng((self.seed, epoch))
         records = np.concatenate([self._take(index, name, epoch) for index, name in enumerate(self.members)])
         order = random.permutation(records)
+        chunks = self._in_chunks(order, random) if self.chunks > 1 else [order]
         pool_size = self.pool_batches * self.global_batch_size
-        pools = [order[start : start + pool_size] for start in range(0, len(order), pool_size)]
+        pools = [chunk[start : start + pool_size] for chunk in chunks for start in range(0, len(chunk), pool_size)]
         by_length = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
         batches = np.array_split(by_length, self._steps_of(epoch) * self.accumulation)
-        return [batches[index] for index in random.permutation(len(batches))]
+        begins = np.cumsum([0, *map(len, batches[:-1])])
+        of_chunk = np.searchsorted(np.cumsum([len(chunk) for chunk in chunks]), begins, side="right")
+        inside = [np.flatnonzero(of_chunk == chunk) for chunk in range(len(chunks))]
+        return [batches[index] for indices in inside for index in random.permutation(indices)]
+
+    def _in_chunks(self, order: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
+        """The records in the same order, apart by chunk; the chunks in one of chance."""
+        chunk_of = np.empty(len(self.lengths), dtype=np.int64)
+        for rows in self.members.values():
+            chunk_of[rows] = np.arange(len(rows)) * self.chunks // len(rows)
+        of_records = chunk_of[order]
+        return [order[of_records == chunk] for chunk in random.permutation(self.chunks)]
 
     def step(self, step: int) -> list[list[int]]:
         """This process's micro-batches of optimizer step `step` (0-based, over the whole run)."""

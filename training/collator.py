@@ -5,9 +5,10 @@ Out   {input_ids, attention_mask, (token_type_ids), (alternatives, chosen), (tur
 Run   `Collator(tokenizer)([dataset[i] for i in (3, 1, 4)])`
 
 A record gives one sequence, or two (better and worse of a pair), or one more than it has actions (text, then text with
-each action) or turns before it (text, then these, the oldest first). Every label is there for every sequence, NaN
-where it is absent, so that each batch asks the same of the model. Letters: N sequences, G groups of alternatives or
-dialogues, A alternatives, S turns, P pairs.
+each action) or turns before it (text, then these, the oldest first). Actions that other cases lend come last; then
+`among` is the deed's regret beside all of them (training/regret_alternatives.py). Every label is there for every
+sequence, NaN where it is absent, so that each batch asks the same of the model. Letters: N sequences, G groups of
+alternatives or dialogues, A alternatives, S turns, P pairs.
 """
 
 from typing import Any
@@ -82,22 +83,23 @@ class Collator:
     def add_alternatives(self, batch: dict[str, Any], records: list[dict], first_row: list[int]) -> None:
         """Row indices of the actions of each record that has any, and the regret of the chosen one."""
         groups = [
-            (record, row) for record, row in zip(records, first_row, strict=True) if record["chosen"] is not None
+            (record, range(row + (record["chosen"] is not None), row + len(record["sequences"])))
+            for record, row in zip(records, first_row, strict=True)
+            if record["chosen"] is not None or "among" in record  # in the latter the text is the deed, and comes first
         ]
         if not groups:
             return
-        widest = max(len(record["sequences"]) - 1 for record, _ in groups)
+        widest = max(len(rows) for _, rows in groups)
         alternatives = torch.full((len(groups), widest), -1, dtype=torch.long)
-        if weights := [weights_in(record)["regret"] for record, _ in groups if WEIGHTS in record]:
+        if weights := [regret_weight(record) for record, _ in groups if WEIGHTS in record]:
             batch["labels"]["alternatives_regret_weights"] = torch.tensor(weights).unsqueeze(-1)
         regret = torch.full((len(groups), len(VIEWS)), float("nan"))
-        for index, (record, row) in enumerate(groups):
-            actions = len(record["sequences"]) - 1
-            alternatives[index, :actions] = torch.arange(row + 1, row + 1 + actions)
-            if record["regret"] is not None:
-                regret[index] = as_tensor(record["regret"])
+        for index, (record, rows) in enumerate(groups):
+            alternatives[index, : len(rows)] = torch.arange(rows.start, rows.stop)
+            if (target := record.get("among", record["regret"])) is not None:
+                regret[index] = as_tensor(target)
         batch["alternatives"] = alternatives
-        batch["chosen"] = torch.tensor([record["chosen"] for record, _ in groups])
+        batch["chosen"] = torch.tensor([record["chosen"] or 0 for record, _ in groups])
         batch["labels"]["alternatives_regret"] = regret
 
     def add_turns(self, batch: dict[str, Any], records: list[dict], first_row: list[int]) -> None:
@@ -122,11 +124,20 @@ def label_weights(records: list[dict], first_row: list[int], num_sequences: int)
         rows = slice(row, row + len(record["sequences"]))  # a label of the record is of one of its rows
         for name in names:
             weights[name][rows] = weights_in(record)["actions" if name == "utility_views" else name]
+        lent = [dict(zip(LABELS, said, strict=True))["actions"] for said in record.get("lent_weights", ())]
+        weights["utility_views"][rows.stop - len(lent) : rows.stop, 0] = torch.tensor(lent)
     return {f"{name}_weights": value for name, value in weights.items()}
 
 
 def weights_in(record: dict[str, Any]) -> dict[str, float]:
     return dict(zip(LABELS, record[WEIGHTS], strict=True))
+
+
+def regret_weight(record: dict[str, Any]) -> float:
+    """Of a regret beside actions that others lend, the least of what it was computed from."""
+    own = weights_in(record)
+    lent = [dict(zip(LABELS, said, strict=True))["actions"] for said in record.get("lent_weights", ())]
+    return min(own["regret"], own["actions"], *lent) if lent else own["regret"]
 
 
 def as_tensor(values: list[float | None]) -> torch.Tensor:

@@ -15,13 +15,14 @@ from typing import Any, Literal
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartConfig
 from redheart_hf.losses import terms_of
-from training.config_checks import check
+from training.config_checks import check, refuse_without_dropout
 from training.run_facts import native_precision
 
 # Fields that may differ when a run goes on: they change what is written and when, never the weights.
 FREE_ON_RESUME = {"output_dir", "log_steps", "save_steps", "save_total_limit", "resume", "num_workers", "num_proc"}
 FREE_ON_RESUME |= {"ram_gib", "vram_gib", "memory_fraction", "plan_memory", "hold_memory", "swap", "swap_room_gib"}
-FREE_ON_RESUME |= {"watch_memory"}
+FREE_ON_RESUME |= {"watch_memory", "save_epochs", "keep_complete", "save_async", "sweet_spot", "crossover"}
+FREE_ON_RESUME |= {"preflight", "debug", "verbose", "force_preprocess", "queue_batches", "trackers"}
 
 
 @dataclass(kw_only=True)
@@ -37,9 +38,28 @@ class TrainConfig:
     holdout: dict[str, int] = field(default_factory=dict)
     """READER: ROWS to take out of a training source for dev; rows that share a scenario stay together."""
 
+    train_rows: int | None = None
+    """Train on no more than so many records, drawn from all of them by the seed; dev stays whole."""
+    force_preprocess: bool = False
+    """Encode the records anew, whatever was kept of an earlier run."""
     passes: dict[str, float | list[float]] = field(default_factory=dict)
     """READER: PASSES over its records in one epoch; 1 by default, 0.3 takes other records each epoch. A list is by
-    epoch and its last number holds from there on: [4, 0.5] begins with four, [0, 1] leaves the first epoch out."""
+    epoch and its last number holds from there on: [4, 0.5] begins with four, [0, 1] leaves the first epoch out. Of one
+    source of several by READER=PATH, written as in train, one number."""
+    sampling_temperature: float = 1.0
+    """T: a reader of n records gives a share of each epoch in proportion to n^(1/T); 1 takes each record once."""
+    chunk_rows: int | None = None
+    """Go through the data in chunks of so many records, encoded apart and done with one by one (incremental training):
+    for data that memory does not hold. By default all at once."""
+
+    num_regrets: int = 0
+    """Alternatives beside each deed, of which its regret is computed (training/regret_alternatives.py): what its
+    record has, then actions that others lend. 0: the record's own alone, and the regret its source gives."""
+    num_bentham: Literal[1, 3] = 3
+    """With num_regrets: calculations for each alternative, in the neutral view (1) or in all (3)."""
+    regret_alternatives: Literal["data", "retrieved", "enriched"] = "data"
+    """With num_regrets: who lends. data: any case of the training data; retrieved: the cases nearest in meaning, by
+    the run's text encoder; enriched: cases whose actions a language model wrote."""
 
     preset: str = "redheart-tiny"
     """Name of the architecture to start from (python -m redheart_hf.presets)."""
@@ -105,11 +125,29 @@ class TrainConfig:
     spared."""
     max_grad_norm: float = 1.0
     """Gradients longer than this are cut to it."""
-    loss_weighting: Literal["equal", "uncertainty"] = "uncertainty"
+    update_weights: bool = True
+    """Whether weights move. Without, a step does everything but that, and the run proves in the end that none has."""
+    loss_weighting: Literal["equal", "uncertainty", "famo"] = "uncertainty"
     """equal: the terms' losses are added as they are; uncertainty: each is weighed by what it has learned (arXiv
-    1705.07115)."""
+    1705.07115); famo: so that all fall at the same rate (arXiv 2306.03792), for one more forward pass a step, or two
+    (training/famo.py)."""
     loss_weights: dict[str, float] = field(default_factory=dict)
     """TERM: FACTOR, fixed and besides the above; terms are listed in redheart_hf/losses.py."""
+
+    label_smoothing: float = 0.0
+    """Labels of emotions, polarity and acceptability are trained on as t (1 - e) + e / 2, pairs as if their order held
+    with probability 1 - e / 2. Other terms, and evaluation, see labels as they are."""
+    rdrop_alpha: float = 0.0
+    """R-Drop (arXiv 2106.14448): above 0 each text is read twice in a step, with different dropout, and answers that
+    differ cost alpha / 2 times their divergence (training/rdrop.py)."""
+    ema_decay: float | None = None
+    """Decay of an average of the weights, such as 0.999, which is then what is evaluated and what final/ holds; four
+    bytes for each trained number (training/ema.py)."""
+    early_stopping_patience: int | None = None
+    """The run ends after so many evaluations in a row that are no better than the best before them
+    (training/early_stopping.py)."""
+    early_stopping_min_delta: float = 0.0
+    """By how much a score must exceed the best one to be better."""
 
     origin_weights: dict[str, float] = field(default_factory=dict)
     """ORIGIN: WEIGHT of labels by where they come from: human (1 by default), llm (0.5), retrieved from a like case
@@ -123,22 +161,51 @@ class TrainConfig:
     """Beta of class-balanced weights (Cui et al. 2019, arXiv 1901.05555) for the labels of each kind of emotion, from
     their counts in the training data: 0 weighs all alike, towards 1 as the inverse of the counts."""
 
+    preflight: bool = False
+    """Whether three runs of ten records have to pass before this one begins (training/preflight.py)."""
+    debug: bool = False
+    """Look for the operation behind a NaN in the backward pass (slow), and show where an error came from."""
+    verbose: bool = False
+    """Let Transformers, Datasets and Accelerate say all they have to say."""
     seed: int = 0
     """Decides initial weights, order of the data and dropout."""
-    log_steps: int = 10
-    """Steps between lines of metrics.jsonl."""
+    log_steps: int = 5
+    """Steps between lines of metrics.jsonl and timings.jsonl: losses, gradient norms, times, memory, queue."""
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Who else is given these numbers: tensorboard, trackio; [] for none."""
     eval_steps: int | None = None
     """Steps between evaluations on dev; by default after each epoch."""
     save_steps: int = 200
-    """Steps between checkpoints."""
+    """Steps between checkpoints, where save_epochs does not say otherwise."""
+    save_epochs: int | None = None
+    """Epochs between checkpoints: 2 saves after each even one. The end of the run is saved always."""
     save_total_limit: int = 30
-    """Checkpoints kept; the oldest go first."""
+    """Checkpoints kept; the oldest go first, but neither the best one nor those a sweet spot was found in."""
+    keep_complete: int = 2
+    """Of these, how many of the newest are kept as they are, so that a run can go on from them; the best one is too.
+    The others keep their weights alone, in two bytes a number. From save_total_limit on nothing is thinned."""
+    save_async: Literal["auto", "on", "off"] = "auto"
+    """on: a checkpoint is written from a copy in memory while the next steps are taken (training/saving.py). auto:
+    where the plan of the run's memory has room for the copy; the run says so where it has not."""
     resume: str = "auto"
-    """auto: go on from the newest checkpoint in output_dir, if any; never: refuse to start over one; or a folder."""
+    """auto: go on from the newest checkpoint in output_dir, if any; latest: refuse where there is none; never: refuse
+    to start over one; or a checkpoint's folder, or its name (training/checkpoint_choice.py)."""
     num_workers: int = 0
-    """Processes that prepare batches ahead; worth it on a GPU."""
+    """Processes that prepare batches ahead, with their alternatives (training/regret_pool.py); 0 prepares each when it
+    is wanted."""
+    queue_batches: int = 8
+    """With num_workers: micro-batches that may be in work or lie ready."""
     num_proc: int = 1
     """Processes that tokenize."""
+
+    lr_sweep: dict[str, Any] | None = None
+    """A few short runs choose learning_rate first: {points: 5, low: 1e-5, high: 1e-2} and steps, seeds, refine, rows
+    as `python -m training.lr_sweep --help` tells them; {} takes what is usual."""
+    sweet_spot: bool = False
+    """After the last step, find for each module the checkpoint at which it was best (training/sweet_spot.py)."""
+    crossover: bool = False
+    """After that, put final/ together from modules of the checkpoints, where dev's choosing half gains by it
+    (training/crossover.py)."""
 
     gpu_layers_ratio: float | None = None
     """The share of the blocks, 0.0 to 1.0, that is on the GPU: the last ones, and what follows them. What reads the
@@ -188,8 +255,10 @@ class TrainConfig:
         for name in ("vocab_size", "pad_token_id"):
             if name in self.model:
                 raise UserError(f"model.{name} follows from the tokenizer; leave it out")
-        if self.eval_steps and not (self.dev or self.holdout):
-            raise UserError(f"eval_steps is {self.eval_steps}, but neither dev nor holdout gives anything to judge by")
+        for name in ("eval_steps", "early_stopping_patience"):
+            if (value := getattr(self, name)) and not (self.dev or self.holdout):
+                raise UserError(f"{name} is {value}, but neither dev nor holdout gives anything to judge by")
+        refuse_without_dropout(self, model)
 
     def refuse_idle_encoder(self, total_steps: int) -> None:
         """Raises UserError when the run ends before the text encoder begins to learn."""

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING
 
 from preprocessing.errors import UserError
 from preprocessing.origin_weights import complete
+from redheart_hf import RedHeartConfig
 from redheart_hf.losses import TERMS
 from training.batch_plan import as_list
+from training.lr_sweep_settings import sweep_settings
+from training.sampling import check_sampling
+from training.trackers import check_trackers
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
@@ -23,6 +27,7 @@ LEAST = {
     "batch_size": 1,
     "gradient_accumulation_steps": 1,
     "bucket_batches": 1,
+    "train_rows": 1,
     "warmup_steps": 0,
     "text_encoder_start": 0,
     "memory_refresh_steps": 0,
@@ -31,11 +36,19 @@ LEAST = {
     "log_steps": 1,
     "eval_steps": 1,
     "save_steps": 1,
+    "save_epochs": 1,
     "save_total_limit": 1,
+    "keep_complete": 1,
     "num_proc": 1,
     "num_workers": 0,
+    "queue_batches": 1,
+    "chunk_rows": 1,
+    "num_regrets": 0,
     "seed": 0,
     "swap_room_gib": 0,
+    "rdrop_alpha": 0,
+    "early_stopping_patience": 1,
+    "early_stopping_min_delta": 0,
 }
 MOST_GIB = 2**20
 WRITTEN_BY_TRAINING = ("trained_on", "trained_labels", "surd_found", "thresholds", "calibration", "auto_map")
@@ -56,8 +69,13 @@ def check(config: "TrainConfig") -> None:
     check_placement(config)
     check_optimizer(config)
     check_balance(config)
+    check_techniques(config)
     check_rows(config)
+    check_sampling(config)
+    check_regrets(config)
+    check_trackers(config.trackers)
     check_loss_weights(config)
+    check_choices(config)
     complete(config.origin_weights)
 
 
@@ -86,6 +104,8 @@ def check_low_memory(config: "TrainConfig") -> None:
         )
     if config.update_in_backward and config.mixed_precision == "fp16":
         raise UserError("update_in_backward moves weights before fp16's scaler has seen all gradients; use bf16 or no")
+    if config.update_in_backward and not config.update_weights:
+        raise UserError("update_in_backward moves weights while update_weights is off: leave one of them out")
     if config.clipping != "global" and not config.update_in_backward:
         raise UserError(
             f"clipping {config.clipping} is an approximation for update_in_backward; without it gradients are clipped "
@@ -159,6 +179,33 @@ def check_balance(config: "TrainConfig") -> None:
         raise UserError("class_balance and model.label_weights both weigh the labels; give one of them")
 
 
+def check_techniques(config: "TrainConfig") -> None:
+    if not 0 <= config.label_smoothing < 1:
+        raise UserError(f"label_smoothing must lie in [0, 1), got {config.label_smoothing}")
+    if config.ema_decay is not None and not 0 < config.ema_decay < 1:
+        raise UserError(f"ema_decay must lie between 0 and 1, got {config.ema_decay}; leave it out for no average")
+    if config.early_stopping_min_delta and config.early_stopping_patience is None:
+        raise UserError(
+            f"early_stopping_min_delta is {config.early_stopping_min_delta}, but without early_stopping_patience no "
+            "run ends early; set that too, or leave it out"
+        )
+
+
+def refuse_without_dropout(config: "TrainConfig", model: RedHeartConfig) -> None:
+    """Raises UserError where both readings would be the same to the last bit."""
+    if not config.rdrop_alpha or model.hidden_dropout or (model.attention_dropout and model.num_hidden_layers):
+        return
+    read_with = model.text_encoder_config.to_dict() if model.text_encoder_config is not None else {}
+    of_encoder = {name: value for name, value in read_with.items() if "dropout" in name and value}
+    if of_encoder and model.text_encoder_mode != "frozen":
+        return
+    frozen = f"; the text encoder's {sorted(of_encoder)} are off, since it is frozen" if of_encoder else ""
+    raise UserError(
+        f"rdrop_alpha is {config.rdrop_alpha}, but model.hidden_dropout and model.attention_dropout are 0{frozen}: "
+        "both readings of a text would be the same, at twice the cost; set a dropout, or leave rdrop_alpha out"
+    )
+
+
 def check_rows(config: "TrainConfig") -> None:
     if not config.train:
         raise UserError("train names no source; give at least one READER=PATH")
@@ -173,9 +220,31 @@ def check_rows(config: "TrainConfig") -> None:
             raise UserError(f"holdout of {reader} must be at least 1 row, got {rows}")
 
 
+def check_regrets(config: "TrainConfig") -> None:
+    """Settings of alternatives that nobody would look at, or that ask for what the run has not."""
+    if not config.num_regrets:
+        for name in ("num_bentham", "regret_alternatives"):
+            if (value := getattr(config, name)) != getattr(type(config), name):
+                raise UserError(f"{name} {value} does nothing with num_regrets 0; set that too, or leave it out")
+    elif config.regret_alternatives == "retrieved" and not (config.text_encoder or config.start_from):
+        raise UserError(
+            "regret_alternatives retrieved finds like cases by the run's text encoder, and this run has none; give "
+            "text_encoder, or use data"
+        )
+
+
 def check_loss_weights(config: "TrainConfig") -> None:
     if unknown := sorted(set(config.loss_weights) - set(TERMS)):
         raise UserError(f"loss_weights names unknown terms {unknown}; known: {', '.join(TERMS)}")
     for term, factor in config.loss_weights.items():
         if not 0 <= factor < math.inf:
             raise UserError(f"loss_weights of {term} must be finite and not negative, got {factor}")
+
+
+def check_choices(config: "TrainConfig") -> None:
+    """Settings of what is chosen by dev."""
+    asked = [name for name in ("lr_sweep", "sweet_spot", "crossover") if getattr(config, name) not in (None, False)]
+    if asked and not (config.dev or config.holdout):
+        raise UserError(f"{asked[0]} chooses by dev, and neither dev nor holdout gives any rows: give one of them")
+    if config.lr_sweep is not None:
+        sweep_settings(config.lr_sweep)

@@ -94,7 +94,7 @@ def fill_model(model: RedHeartForMultiTask, folder: Path) -> None:
         for name, value in RedHeartForMultiTask.from_pretrained(folder, dtype=torch.float32).state_dict().items():
             put(own[name], value)
         return
-    missing = {name: same_place(place) for name, place in places.items()}
+    filled = set()
     for file in weight_files(folder):
         with safe_open(file, "pt", backend="pread") as weights:
             for name in weights.offset_keys():
@@ -103,7 +103,8 @@ def fill_model(model: RedHeartForMultiTask, folder: Path) -> None:
                     there = "no place" if place is None else f"a place of shape {list(place.shape)}"
                     raise UserError(f"{file} has {name} of shape {shape}, for which this model has {there}")
                 put(place, weights.get_tensor(name))
-                missing = {other: at for other, at in missing.items() if at != same_place(place)}  # tied ones too
+                filled.add(same_place(place))
+    missing = [name for name, place in places.items() if same_place(place) not in filled]  # tied names share a place
     if missing:
         raise UserError(f"{folder} lacks {len(missing)} tensors of this model, the first is {min(missing)}")
 

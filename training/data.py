@@ -8,20 +8,22 @@ Run   through training/train.py; `python -m preprocessing.readers READER=PATH` s
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from preprocessing.encode import encode
+from preprocessing.encode import encode_in_chunks
 from preprocessing.errors import UserError
 from preprocessing.origin_weights import LABELS, ONLY_HUMAN, complete, counted_only, weights_of
 from preprocessing.overlap import find_overlaps, hold_out, without_overlaps
 from preprocessing.readers import parse_source, read, write_rejected
 from preprocessing.records import NULLABLE, RANGES, Record, by_reader, write_records
-from preprocessing.sources import refuse_repeated
+from preprocessing.sources import expand, refuse_repeated
 from redheart_hf import RedHeartConfig
 from redheart_hf.labels import EMOTION_FIELDS, ETHICS_EXPERTS, VAD
 from redheart_hf.losses import TERMS
@@ -29,7 +31,10 @@ from training.collator import WEIGHTS
 from training.config import TrainConfig
 from training.figures import check_measurable
 from training.inference import check_turns
+from training.regret_cases import with_cases
 from training.report import write_json
+from training.sampling import of_source
+from training.text_vectors import of_folder
 from training.weights import with_weights
 
 TERM_OF_LABEL = {"regret": "text_regret"}
@@ -47,14 +52,21 @@ class RunData:
     labels: list[str]
     emotion_counts: dict[str, list[float]]
 
+    @cached_property
+    def digest(self) -> dict[str, str]:
+        """Of the encoded rows to train on, and of the rows to judge by with their labels."""
+        rows = [(reader, record.to_dict()) for reader, records in self.dev.items() for record in records]
+        dev = hashlib.blake2b(json.dumps(rows, sort_keys=True).encode(), digest_size=8).hexdigest()
+        return {"data": self.train.info.description, "dev": dev}
 
-def read_sources(sources: list[str], rejected: list) -> dict[str, list[Record]]:
-    """Records by reader; rows set aside are added to `rejected`."""
+
+def read_sources(sources: list[str], rejected: list, config: TrainConfig | None = None) -> dict[str, list[Record]]:
+    """Records by reader; rows set aside are added to `rejected`. With a config, its passes of sources weigh them."""
     records: list[Record] = []
-    for source in map(parse_source, sources):
-        result = read(source)
+    for argument in sources:
+        result = read(parse_source(argument))
         rejected += result.rejected
-        records += result.records
+        records += result.records if config is None else of_source(result.records, argument, config)
     return by_reader(records)
 
 
@@ -124,6 +136,23 @@ def take_holdouts(
     return held_out
 
 
+def some_of(train: dict[str, list[Record]], rows: int | None, seed: int) -> dict[str, list[Record]]:
+    """No more than `rows` of all records, by chance and in their order, with at least one of each reader."""
+    everything = [(reader, record) for reader, records in train.items() for record in records]
+    if rows is None or rows >= len(everything):
+        return train
+    if rows < len(train):
+        raise UserError(f"train_rows is {rows}, and there are {len(train)} readers to take a record of: raise it")
+    shuffled = np.random.default_rng(seed).permutation(len(everything))
+    first_of = {everything[index][0]: index for index in reversed(shuffled)}
+    rest = [index for index in shuffled if index not in first_of.values()]
+    kept: dict[str, list[Record]] = {}
+    for index in sorted([*first_of.values(), *rest[: rows - len(first_of)]]):
+        reader, record = everything[index]
+        kept.setdefault(reader, []).append(record)
+    return kept
+
+
 def with_origin_weights(dataset: Dataset, records: list[Record], weights: Mapping[str, float]) -> Dataset:
     """The encoded records with a column of weights, if a label of any counts more or less than one."""
     said = [weights_of(record, weights) for record in records]
@@ -136,22 +165,33 @@ def with_origin_weights(dataset: Dataset, records: list[Record], weights: Mappin
     return weighed
 
 
+def encoder_of(config: TrainConfig) -> str:
+    """Of the run's text encoder; a fresh one's own folder, or the model's that it starts from."""
+    return expand(config.text_encoder or config.start_from or "")
+
+
 def counted(records: dict[str, list[Record]], weights: Mapping[str, float]) -> dict[str, list[Record]]:
     """By reader, the records without labels whose origin weighs nothing."""
     return {reader: list(counted_only(rows, weights)) for reader, rows in records.items()}
 
 
 def prepare_data(
-    config: TrainConfig, model_config: RedHeartConfig, tokenizer: PreTrainedTokenizerBase, write: bool
+    config: TrainConfig,
+    model_config: RedHeartConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    write: bool,
+    approve: Callable[[dict[str, str]], None] | None = None,
 ) -> RunData:
-    """Read, hold out, weigh, take what dev shares with train out of dev, encode; reports are written where `write`."""
+    """Read, hold out, weigh, take what dev shares with train out of dev, encode; reports are written where `write`,
+    once `approve` has seen their digest and raised nothing."""
     rejected: list = []
     refuse_repeated([parse_source(source) for source in [*config.train, *config.dev]])
     weights = complete(config.origin_weights)
-    train = counted(read_sources(config.train, rejected), weights)
+    train = counted(read_sources(config.train, rejected, config), weights)
     dev = read_sources(config.dev, rejected)
     held_out = take_holdouts(train, dev, config)
     dev = counted(dev, ONLY_HUMAN)
+    train = some_of(train, config.train_rows, config.seed)
     all_train = [record for records in train.values() for record in records]
     all_dev = [record for records in dev.values() for record in records]
     check_turns(all_train + all_dev, model_config)
@@ -163,8 +203,10 @@ def prepare_data(
         )
     dev = by_reader(kept)
     check_measurable(dev)
-    dataset = encode(all_train, tokenizer, model_config.max_length, model_config.text_prefix, num_proc=config.num_proc)
+    form, anew = (tokenizer, model_config.max_length, model_config.text_prefix), write and config.force_preprocess
+    dataset = encode_in_chunks(all_train, config.chunk_rows, *form, config.num_proc, anew)
     dataset = with_weights(with_origin_weights(dataset, all_train, weights), all_train)
+    dataset = with_cases(dataset, all_train, config, lambda: of_folder(encoder_of(config)))
     counts = {reader: len(records) for reader, records in train.items()}
     report = {
         "train": counts,
@@ -174,6 +216,9 @@ def prepare_data(
         "taken_out_of_dev": Counter(record.reader for record in dropped),
         "truncated_sequences": int(sum(dataset["truncated"])),
     }
+    found = RunData(dataset, dev, counts, labels_of(all_train, config.loss_weights), count_emotions(all_train))
+    if approve is not None:
+        approve(found.digest)
     if write:
         output_dir = Path(config.output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -182,4 +227,4 @@ def prepare_data(
             write_records(output_dir / f"holdout_{reader}.jsonl", records)
         write_json(output_dir / "data.json", report)
         print(json.dumps(report, indent=2, ensure_ascii=False))
-    return RunData(dataset, dev, counts, labels_of(all_train, config.loss_weights), count_emotions(all_train))
+    return found

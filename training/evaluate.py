@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -43,12 +43,23 @@ from training.figures import THRESHOLD_READERS, Thresholds, check_measurable, la
 from training.inference import Predictions, predict_records
 from training.loading import load_model
 from training.report import figures_table, store_thresholds, write_json
+from training.score import scores
 from training.surd_figures import surd_figures
 
 Half = Literal["choosing", "reporting"]
+HALVES: tuple[Half, ...] = ("choosing", "reporting")
 RecordsByReader = Mapping[str, Sequence[Record]]
-Evaluation = tuple[dict[str, dict[str, Any]], Thresholds]
-"""Figures by reader, and thresholds by label."""
+
+
+class Evaluation(NamedTuple):
+    """What a run knows of a model after it was shown dev."""
+
+    figures: dict[str, dict[str, Any]]
+    """By reader, on the reporting half."""
+    thresholds: Thresholds
+    """By field, chosen on the choosing half."""
+    scores: dict[Half, dict[str, float]]
+    """Of each half, by task and in total (training/score.py)."""
 
 
 @dataclass
@@ -140,7 +151,8 @@ def evaluate_dev(
     """Figures on the reporting half and the thresholds they use, chosen on the choosing half, from one prediction."""
     predicted = predict_by_reader(model, tokenizer, records_by_reader, mixed_precision=mixed_precision)
     thresholds = {**(model.config.thresholds or {}), **thresholds_from(predicted)}
-    return figures_from(predicted, thresholds, "reporting"), thresholds
+    scored = {half: scores(predicted, thresholds, half) for half in HALVES}
+    return Evaluation(figures_from(predicted, thresholds, "reporting"), thresholds, scored)
 
 
 def parse_arguments() -> argparse.Namespace:

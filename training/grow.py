@@ -28,6 +28,7 @@ from training.inference import evaluation_mode
 from training.loading import load_model
 from training.report import with_section
 from training.run_facts import check_memory
+from training.tokenizer_files import save_tokenizer
 
 TEXTS = (
     "I told my manager the truth about the delay, and now I wish I had done it a week earlier.",
@@ -107,7 +108,7 @@ def main() -> None:
 
     def write(folder: Path) -> None:
         grown.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
         if (arguments.model / "README.md").is_file():
             section = CARD.format(**vars(arguments), grown_from=arguments.model.resolve().name, **sizes)
             card = with_section((arguments.model / "README.md").read_text(encoding="utf-8"), section)

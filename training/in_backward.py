@@ -28,7 +28,9 @@ from torch import Tensor, nn
 
 from training.adamw_8bit import AdamW8bit
 from training.collator import Batch
+from training.monitor import finite, module_of
 from training.nonfinite import broken_gradients
+from training.optim import set_learning_rates
 
 if TYPE_CHECKING:
     from training.loop import StepSums, TrainLoop
@@ -44,6 +46,7 @@ class InBackward:
         self.previous_norm: float | None = None
         """Of the step before; in the checkpoint."""
         self.moves, self.scale, self.squares = False, 1.0, 0.0
+        self.of_module: dict[str, float] = {}
         self.broken: list[str] = []
         for parameter in self.group_of:
             optimizer.begin(parameter)  # all that a run will take, it takes before its first step
@@ -56,7 +59,7 @@ class InBackward:
     def go_through(self, loop: "TrainLoop", group: list[Batch], counts: dict[str, float]) -> "StepSums":
         """The losses of all micro-batches, and a backward pass that moves the weights; before it, where gradients are
         measured first, the same with one that does not."""
-        loop.set_learning_rates()
+        set_learning_rates(loop.optimizer, loop.config, loop.step, loop.total_steps)
         if self.is_measured_first:
             self.measure()
             loss, _ = self.losses(loop, group, counts, keep=False)
@@ -64,6 +67,7 @@ class InBackward:
             self.refuse_broken(loop, group)
             set_seed(loop.seed_of_step())
         self.move()
+        loop.saver.wait_for_copy()
         loss, sums = self.losses(loop, group, counts, keep=True)
         loop.losses_of(sums, counts, group)  # raises for one that is not finite, while nothing has moved
         loop.backward(loss)
@@ -91,14 +95,14 @@ class InBackward:
 
     def measure(self) -> None:
         """The next backward pass adds up squares, and moves nothing."""
-        self.moves, self.scale, self.squares, self.broken = False, 1.0, 0.0, []
+        self.moves, self.scale, self.squares, self.of_module, self.broken = False, 1.0, 0.0, {}, []
 
     def move(self) -> None:
         """The next backward pass moves weights."""
         norm = math.sqrt(self.squares) if self.is_measured_first else self.previous_norm
         if self.clipping != "per_parameter" and norm is not None:
             self.scale = min(1.0, self.max_norm / (norm + 1e-6))  # as torch.nn.utils.clip_grads_with_norm_
-        self.moves, self.squares, self.broken = True, 0.0, []
+        self.moves, self.squares, self.of_module, self.broken = True, 0.0, {}, []
 
     def end(self) -> float:
         """After the pass that moved: the norm of its gradients, before clipping."""
@@ -106,11 +110,17 @@ class InBackward:
         self.previous_norm = norm if self.clipping == "previous_norm" else None
         return norm
 
+    def norms_by_module(self) -> dict[str, float | None]:
+        """Of the pass that moved."""
+        return finite({module: math.sqrt(squares) for module, squares in self.of_module.items()})
+
     def arrive(self, parameter: nn.Parameter) -> None:
         """Called by autograd with a parameter whose gradient is whole."""
         group = self.group_of[parameter]
         of_gradient, of_update = self.optimizer.measure(group, parameter, self.clipping == "per_parameter")
         self.squares += of_gradient
+        module = module_of(self.names[parameter])
+        self.of_module[module] = self.of_module.get(module, 0.0) + of_gradient
         if not math.isfinite(of_gradient + of_update):
             self.broken.append(self.names[parameter])
         if self.moves and not self.broken:

@@ -25,24 +25,33 @@ from datasets import Dataset
 from torch import Tensor
 
 from redheart_hf import RedHeartForMultiTask
-from redheart_hf.losses import label_counts, loss_sums, multi_task_loss, terms_of
+from redheart_hf.losses import label_counts, multi_task_loss, terms_of
 from redheart_hf.modeling_embeddings import TextEncoder
 from redheart_hf.outputs import RedHeartOutput
-from training.batch_plan import BatchPlan
 from training.collator import MODEL_INPUTS, Batch, Collator
 from training.config import TrainConfig
-from training.groups import StepSums, load_groups
+from training.early_stopping import EarlyStopping, judge
+from training.ema import Ema, follow
+from training.evaluate import Evaluation
+from training.famo import Famo
+from training.groups import Groups, StepSums
 from training.in_backward import InBackward
-from training.nonfinite import broken_gradients, broken_loss, broken_scale, without_finite_gradients
-from training.optim import TermWeights, build_optimizer, learning_rate_at
+from training.monitor import norm_of_all, norms_by_module, norms_of
+from training.nonfinite import anomalies_named, broken_gradients, broken_loss, broken_scale, without_finite_gradients
+from training.optim import TermWeights, build_optimizer, set_learning_rates
 from training.placement import Placed
+from training.rdrop import first_reading, inputs_of, training_sums
+from training.regret_alternatives import Alternatives, alternatives_of
+from training.regret_pool_memory import tensors_of
 from training.run_log import LossMeans, RunLog
-from training.run_state import save_run
+from training.run_state import save_run, saving_is_due
+from training.saving import Saver
 from training.scenario_slots import ScenarioSlots
-from training.sharding import is_sharded, shared, whole
+from training.sharding import is_sharded, shared
+from training.signals import Ending
 from training.surd_targets import SurdTargets
 from training.watchdog import Watchdog
-from training.weights import drawn_as
+from training.weights import batches_of, steps_of
 
 MAX_SKIPPED_IN_A_ROW = 10
 
@@ -57,23 +66,12 @@ class TrainLoop:
         dataset: Dataset,
         collator: Collator,
         config: TrainConfig,
-        evaluate: Callable[[], dict[str, Any]] | None = None,
+        evaluate: Callable[[], Evaluation] | None = None,
     ):
         self.accelerator, self.config, self.dataset, self.evaluate = accelerator, config, dataset, evaluate
         self.collator, self.output_dir = collator, Path(config.output_dir)
-        names, passes = drawn_as(dataset, config.passes)
-        self.plan = BatchPlan(
-            dataset["length"],
-            names,
-            config.batch_size,
-            config.seed,
-            passes,
-            config.gradient_accumulation_steps,
-            config.bucket_batches,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
-        self.total_steps = config.max_steps or self.plan.first_step(config.epochs)
+        self.plan = batches_of(dataset, config, accelerator.process_index, accelerator.num_processes)
+        self.total_steps = steps_of(config, self.plan)
         config.refuse_idle_encoder(self.total_steps)
         self.bare_model, self.terms = model, terms_of(model.config)
         if config.gradient_checkpointing:
@@ -85,42 +83,53 @@ class TrainLoop:
         self.in_backward: InBackward | None = None
         if config.update_in_backward:
             self.in_backward = InBackward(model, self.optimizer.optimizer, config.clipping, config.max_grad_norm)
-        self.term_weights, self.loss_means = TermWeights(config), LossMeans()
+        self.ema = Ema(model, config.ema_decay) if config.ema_decay else None
+        self.stopping = EarlyStopping(config.early_stopping_patience, config.early_stopping_min_delta)
+        self.term_weights = Famo(config) if config.loss_weighting == "famo" else TermWeights(config)
+        self.loss_means = LossMeans()
         self.surd_targets = SurdTargets("surd" in self.terms and config.loss_weights.get("surd", 1.0) > 0)
-        self.scenario_slots = ScenarioSlots(model, self.optimizer, config.memory_refresh_steps)
+        refresh_steps = config.memory_refresh_steps if config.update_weights else 0
+        self.scenario_slots = ScenarioSlots(model, self.optimizer, refresh_steps)
         self.step, self.skipped_steps, self.skipped_in_a_row, self.metrics_bytes = 0, 0, 0, 0
         self.watchdog: Watchdog | None = None  # set while memory is watched
+        self.ending: Ending | None = None  # set while signals are listened to
+        self.saver = Saver(config.save_async == "on")
 
     # ---------------------------------------------------------------- the way of a step
 
     def train(self) -> None:
         active = self.accelerator.is_main_process
-        with closing(RunLog(self.output_dir, self.step, self.total_steps, self.metrics_bytes, active)) as log:
-            self.take_steps(log)
+        given = (self.output_dir, self.step, self.total_steps, self.metrics_bytes, active, self.config.trackers)
+        with closing(RunLog(*given)) as log, closing(self.groups()) as groups, self.saver:  # type: ignore[type-var]
+            self.take_steps(log, groups)
 
-    def take_steps(self, log: RunLog) -> None:
+    def is_logged(self, step: int) -> bool:
+        return step % self.config.log_steps == 0 or step == self.total_steps
+
+    def take_steps(self, log: RunLog, groups: Iterator[list[Batch]]) -> None:
         """Every step still to come; what is logged, evaluated and saved after it, in this order."""
         self.model.train()
         started = time.perf_counter()
-        for group in self.groups():
+        for group in groups:
             set_seed(self.seed_of_step())
             losses, numbers = self.take_step(group)
             self.step += 1
             log.advance(losses["total"])
-            if self.step % self.config.log_steps == 0 or self.step == self.total_steps:
+            if logs := self.is_logged(self.step):
+                log.write(self.step, {"loss": self.loss_means.take()} | numbers)
+            if self.evaluate and (self.step == self.total_steps or self.evaluation_is_due()):
+                judge(self, log)
+            self.saver.raise_failure()
+            if saving_is_due(self):
+                save_run(self, log)
+            if logs:
                 seconds = time.perf_counter() - started
                 started += seconds
-                log.write(
-                    self.step, {"loss": self.loss_means.take()} | numbers, {"seconds": seconds} | self.placed.figures()
-                )
-            if self.evaluate and (self.step == self.total_steps or self.evaluation_is_due()):
-                # Others have the same weights and nothing to add, unless each has a piece of them.
-                if self.accelerator.is_main_process or is_sharded(self.accelerator):
-                    log.write(self.step, {"eval": self.evaluate()})
-                    self.model.train()
-                self.accelerator.wait_for_everyone()
-            if self.step % self.config.save_steps == 0 or self.step == self.total_steps:
-                save_run(self, log)
+                log.write_timings(self.step, {"seconds": seconds} | self.placed.figures() | self.loaded.take_figures())
+            if self.ending is not None:
+                self.ending.obey(self, log)
+            if self.is_over:
+                break
             if self.watchdog is not None:
                 self.watchdog.obey(self, log)
 
@@ -128,9 +137,13 @@ class TrainLoop:
         """One optimizer step over the micro-batches of `group`: the gradient of one large batch."""
         self.surd_targets.label(group)
         counts = self.count_labels(group)
+        self.term_weights.begin(self, group, counts)
         way = self.go_through if self.in_backward is None else partial(self.in_backward.go_through, self)
-        losses, numbers = self.update(way(group, counts), counts, group)
-        self.scenario_slots.follow()
+        with anomalies_named(self.step, group):
+            sums = way(group, counts)
+        losses, numbers = self.update(sums, counts, group)
+        self.term_weights.end(self, group, counts)
+        follow(self, self.scenario_slots.follow())
         return losses, numbers | self.surd_targets.follow(self.step + 1)
 
     def go_through(self, group: list[Batch], counts: dict[str, float]) -> StepSums:
@@ -152,12 +165,13 @@ class TrainLoop:
         embeddings = self.bare_model.model.embeddings
         if isinstance(embeddings, TextEncoder):
             embeddings.held = self.step < self.config.text_encoder_start
-        return self.model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
+        return self.model(**inputs_of({name: batch[name] for name in MODEL_INPUTS if name in batch}, self.config))
 
     def compute(self, outputs, batch: Batch, counts: dict[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one micro-batch, and the sum of each of its terms."""
-        sums = loss_sums(outputs, batch["labels"], self.bare_model.config)
-        loss, _ = multi_task_loss(sums, counts, self.term_weights.factors(), self.bare_model.config)
+        sums = training_sums(outputs, batch["labels"], self.bare_model.config, self.config)
+        factors = self.term_weights.factors_of(self, sums, counts, batch)
+        loss, _ = multi_task_loss(sums, counts, factors, self.bare_model.config)
         return loss, sums
 
     def backward(self, loss: Tensor) -> None:
@@ -166,6 +180,7 @@ class TrainLoop:
 
     def see(self, outputs: RedHeartOutput, batch: Batch) -> None:
         """What is remembered of a micro-batch until the step is over."""
+        outputs = first_reading(outputs, self.config)
         self.surd_targets.see(outputs, batch["labels"])
         self.scenario_slots.see(outputs, batch, self.step + 1)
 
@@ -174,16 +189,19 @@ class TrainLoop:
         sums, losses = self.losses_of(step_sums, counts, group)
         factors, config = self.term_weights.factors(), self.bare_model.config
         total = self.term_weights.objective(losses, config)
-        learning_rate = self.set_learning_rates()
+        learning_rate = set_learning_rates(self.optimizer, self.config, self.step, self.total_steps)
         norm = self.move_weights(group) if self.in_backward is None else self.in_backward.end()
-        self.term_weights.update(losses)
         self.loss_means.add(sums | {"total": total}, counts | {"total": 1.0})
         load = self.accelerator.reduce(step_sums.router_load, reduction="sum")
-        self.bare_model.update_router_bias(load)
-        self.placed.weights_moved()
+        if self.config.update_weights:
+            self.term_weights.update(losses)
+            self.bare_model.update_router_bias(load)
+            self.placed.weights_moved()
+        by_module = self.norms if self.in_backward is None else self.in_backward.norms_by_module()
         numbers = {
             "learning_rate": learning_rate,
             "gradient_norm": norm if math.isfinite(norm) else None,
+            "gradient_norms": by_module,
             "skipped_steps": self.skipped_steps,
             "weights": {term: factor for term, factor in factors.items() if term in losses},
             "router_load": (load / load.sum()).tolist(),
@@ -191,6 +209,10 @@ class TrainLoop:
         return losses | {"total": total}, numbers
 
     # ---------------------------------------------------------------- what a step needs
+
+    @property
+    def is_over(self) -> bool:
+        return self.step >= self.total_steps or self.stopping.stopped
 
     def no_sums(self) -> StepSums:
         return StepSums(torch.zeros(self.bare_model.config.num_experts, device=self.placed.last))
@@ -203,8 +225,13 @@ class TrainLoop:
 
     def groups(self) -> Iterator[list[Batch]]:
         """Micro-batches of the steps still to come, in their places."""
-        steps = range(self.step, self.total_steps)
-        return load_groups(self.dataset, self.plan, steps, self.collator, self.config, self.placed)
+        apart = partial(tensors_of, self.bare_model, self.optimizer)
+        given = (self.dataset, self.plan, self.collator, self.config, self.placed, self.alternatives(), apart)
+        self.loaded = Groups(*given)
+        return self.loaded.load_groups(range(self.step, self.step if self.is_over else self.total_steps))
+
+    def alternatives(self) -> Alternatives | None:
+        return alternatives_of(self.dataset, self.config, self.bare_model.config)
 
     def evaluation_is_due(self) -> bool:
         every = self.config.eval_steps
@@ -236,8 +263,10 @@ class TrainLoop:
     def clip_gradients(self, group: list[Batch]) -> torch.Tensor:
         """The gradient's norm before cutting to `max_grad_norm`; not finite raises, but in fp16 the scaler decides."""
         self.accelerator.unscale_gradients()
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = whole(torch.nn.utils.get_total_norm(gradients))
+        gradients = {name: part.grad for name, part in self.bare_model.named_parameters() if part.grad is not None}
+        norms = norms_of(list(gradients.values()))
+        norm = norm_of_all(norms)
+        self.norms = norms_by_module(gradients, norms) if self.is_logged(self.step + 1) else {}
         # Looked at before cutting: to cut by NaN makes every gradient NaN and hides where it came from.
         if not torch.isfinite(norm) and self.accelerator.scaler is None:
             raise broken_gradients(self.step, without_finite_gradients(self.bare_model), group)
@@ -245,21 +274,16 @@ class TrainLoop:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.max_grad_norm, norm)
         return norm
 
-    def set_learning_rates(self) -> float:
-        """Each parameter group's rate for this step; gives back that of a group without one of its own."""
-        config = self.config
-        least, warmup = config.min_learning_rate, config.warmup_steps
-        for group in self.optimizer.param_groups:
-            step, steps = self.step - group["start"], self.total_steps - group["start"]
-            group["lr"] = learning_rate_at(step, group["peak"], least, warmup, steps)
-        return learning_rate_at(self.step, config.learning_rate, least, warmup, self.total_steps)
-
     def move_weights(self, group: list[Batch]) -> float:
         """The optimizer's step, unless fp16's scaler finds gradients that overflow and leaves it out; gives back the
         gradient's norm before clipping."""
         norm, scaler = self.clip_gradients(group), self.accelerator.scaler
+        self.saver.wait_for_copy()
         scale = scaler.get_scale() if scaler is not None else 1.0
-        self.optimizer.step()
+        if self.config.update_weights:
+            self.optimizer.step()
+        elif scaler is not None:
+            scaler.update()  # as the optimizer's step would: gradients of the next one are unscaled anew
         self.optimizer.zero_grad(set_to_none=True)
         # Accelerate's own flag stays false with a fused optimizer, which does the skipping itself.
         self.count_skipped_step(group, scaler is not None and scaler.get_scale() < scale)

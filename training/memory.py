@@ -58,9 +58,11 @@ EXPLAINED = {
     "weights": "parameters and buffers of the model; matrices of two bytes a number with weight_precision bf16",
     "gradients": "one for each parameter that is taught, until the update; the largest with update_in_backward",
     "optimizer": "AdamW's two moments of what is taught; a byte each in matrices with adamw_8bit, others less",
+    "averages": "of the weights that are trained, with ema_decay: four bytes a number",
     "activations": "what the forward pass keeps for the backward pass",
     "buffers": "what comes and goes within a phase, and what kernels take for themselves",
     "process": "the interpreter with its libraries, measured in this process",
+    "snapshot": "a copy of weights and moments, from which a checkpoint is written, with save_async on",
 }
 
 
@@ -133,7 +135,8 @@ def plan_of(config: TrainConfig, actions: int) -> MemoryPlan:
     batches = config.gradient_accumulation_steps if config.update_in_backward else 2  # else a third is like the second
     group = [widest_batch(config.batch_size, length, actions)] * min(batches, config.gradient_accumulation_steps)
     judged = widest_batch(BATCH_SIZE, length, actions) if config.dev or config.holdout else None
-    return plan_memory(config, model_config, [group], terms_of(model_config), judged, device_of(config))
+    found = plan_memory(config, model_config, [group], terms_of(model_config), judged, device_of(config))
+    return found.beside_a_save() if config.save_async == "on" else found
 
 
 def uses_gpu(config: TrainConfig) -> bool:
@@ -156,7 +159,7 @@ def seed_rule(config: TrainConfig) -> dict[str, int]:
     parameters = sum(modules.values()) - modules["model.embeddings"]
     activations = 4 * config.batch_size * model.max_length * model.hidden_size * model.num_hidden_layers
     kinds = {"weights": 4 * parameters, "gradients": 4 * parameters, "optimizer": 8 * parameters}
-    kinds |= {"activations": activations, "buffers": 0, "process": 0}
+    kinds |= {"activations": activations, "buffers": 0, "process": 0, "snapshot": 0}
     return kinds | {"total": sum(kinds.values()), "peak": sum(kinds.values())}
 
 

@@ -29,7 +29,7 @@ def choices(config: TrainConfig) -> list[Choice]:
     in_bytes = {"optimizer": "adamw_8bit"} if config.optimizer != "adamw_8bit" else {}
     moving: dict[str, Any] = in_bytes | {"update_in_backward": True}
     updates: list[Choice] = [(1.0, {}), (1.02, in_bytes)]
-    if not config.update_in_backward:
+    if config.update_weights and not config.update_in_backward:
         updates += [(1.03, moving | {"clipping": "previous_norm"}), (TWICE, moving | {"clipping": "global"})]
     halved: dict[str, Any] = in_bytes | {"weight_precision": "bf16"}
     if config.mixed_precision != "bf16":
@@ -69,9 +69,10 @@ def state_a_number(config: TrainConfig) -> int:
 
 
 def bytes_a_number(config: TrainConfig) -> int:
-    """What a taught matrix takes for each of its numbers: weight, gradient, moments."""
+    """What a taught matrix takes for each of its numbers: weight, gradient, moments, average."""
     weight = 2 if config.weight_precision == "bf16" else 4
-    return weight + (0 if config.update_in_backward else weight) + state_a_number(config)
+    averages = 4 if config.ema_decay else 0
+    return weight + (0 if config.update_in_backward else weight) + state_a_number(config) + averages
 
 
 def taught_numbers(config: TrainConfig, states: int, gradients: int) -> float:

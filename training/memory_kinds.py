@@ -5,7 +5,7 @@ Out   MemoryPlan: on each device the total, the peak and its phase; KERNELS, GPU
 Run   through training/memory_plan.py
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 KERNELS = {"no": 72 << 20, "bf16": 80 << 20, "fp16": 80 << 20}
@@ -14,7 +14,8 @@ measured, docs/memory.md says how."""
 GPU_CONTEXT = 544 << 20
 """Bytes of a GPU that are no tensor: 512 MiB for CUDA's context and kernels, 32 MiB for cuBLAS (8 buffers of 4 MiB, as
 CUBLAS_WORKSPACE_CONFIG asks). The first is what is commonly seen, and was not measured here."""
-KINDS = ("weights", "gradients", "optimizer", "activations", "buffers", "process")
+KINDS = ("weights", "gradients", "optimizer", "averages", "activations", "buffers", "process", "snapshot")
+BESIDE_A_SAVE = ("forward", "backward", "update", "evaluate")
 
 
 @dataclass
@@ -28,12 +29,16 @@ class DevicePlan:
     buffers: int
     process: int
     phases: dict[str, int]
+    snapshot: int = 0
+    """A copy of weights and moments, from which a checkpoint is written while steps go on (training/saving.py)."""
     arrived: int = 0
     """What a step copies to it from the other device."""
+    averages: int = 0
+    """Of the weights, with `ema_decay`."""
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.buffers + self.process
+        return sum(getattr(self, kind) for kind in KINDS)
 
     @property
     def peak_phase(self) -> str:
@@ -54,6 +59,8 @@ class MemoryPlan:
     devices: dict[str, DevicePlan]
     notes: tuple[str, ...] = ()
     """What else is to be known of this plan, a line each."""
+    taught: tuple[str, ...] = ()
+    """Parameters that the optimizer keeps something of."""
 
     def of_kind(self, kind: str) -> int:
         return sum(getattr(plan, kind) for plan in self.devices.values())
@@ -75,6 +82,12 @@ class MemoryPlan:
     def peak_phase(self) -> str:
         phases = self.phases
         return max(phases, key=lambda phase: phases[phase])
+
+    def beside_a_save(self) -> "MemoryPlan":
+        """The same, of a run whose steps go on while a copy of weights and moments is written."""
+        size, cpu = sum(map(self.of_kind, ("weights", "optimizer", "averages"))), self.devices["cpu"]
+        phases = {name: most + (size if name in BESIDE_A_SAVE else 0) for name, most in cpu.phases.items()}
+        return replace(self, devices=self.devices | {"cpu": replace(cpu, snapshot=size, phases=phases)})
 
     def fits(self, limits: dict[str, int]) -> bool:
         """Whether each device's peak is within its limit."""

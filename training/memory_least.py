@@ -29,10 +29,11 @@ def least_of(config: TrainConfig, model_config: RedHeartConfig) -> dict[str, int
     with torch.device("meta"):
         model = RedHeartForMultiTask(model_config)
     halved = set(halved_weights(model)) if config.weight_precision == "bf16" else set()
-    least = dict.fromkeys(("weights", "gradients", "optimizer"), 0)
+    least = dict.fromkeys(("weights", "gradients", "optimizer", "averages"), 0)
     for name, parameter in model.named_parameters():
         numbers, size = parameter.numel(), 2 if name in halved else 4
         least["weights"] += numbers * size
+        least["averages"] += 4 * numbers if config.ema_decay and parameter.requires_grad else 0
         if name.startswith("model.blocks."):
             least["gradients"] += 0 if config.update_in_backward else numbers * size
             least["optimizer"] += states_of(config, parameter)
@@ -73,7 +74,7 @@ def refuse_what_never_fits(config: TrainConfig, model_config: RedHeartConfig, li
         "training.memory plans them and prints a recipe:",
         *(smaller[size] for size in sorted(smaller, reverse=True)),
     ]
-    said = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in kinds.items())
+    said = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in kinds.items() if size)
     raise DoesNotFit(
         f"this run would take at least {least / GIB:.2f} GiB, and may take {limit.size / GIB:.2f} ({limit.said}): "
         f"{said}, before any batch. Nothing was begun.\n"

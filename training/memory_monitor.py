@@ -27,6 +27,7 @@ import torch
 
 from preprocessing.memory_room import PROC
 from training.held_memory import is_held, take_recent
+from training.monitor import StageClock
 
 FIRST, BETWEEN = "read", "between"
 
@@ -118,6 +119,7 @@ class MemoryMonitor:
     def __init__(self, *devices: Device):
         self.devices = devices or (ProcessMemory(),)
         self.current, self.around = FIRST, [BETWEEN]
+        self.clock: StageClock | None = None  # set by whoever wants times beside
         self.most, self.recent = self.nothing(), self.nothing()
 
     def nothing(self) -> dict[str, Most]:
@@ -145,6 +147,8 @@ class MemoryMonitor:
                 if used is not None and used > kept.used.get(phase, 0):
                     kept.used[phase] = used
         self.current = name
+        if self.clock is not None:
+            self.clock.turn(name)
 
     def take_recent(self) -> dict[str, dict[str, Any]]:
         """Of each device the most since this was last asked for, as a dictionary."""

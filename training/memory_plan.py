@@ -30,12 +30,14 @@ from training.collator import MODEL_INPUTS, Batch, Collator
 from training.config import TrainConfig
 from training.creation import SHARD_BYTES, create_model
 from training.devices import PRETENDED
+from training.ema import averaged
 from training.inference import autocast, evaluation_mode
 from training.loop import TrainLoop
 from training.memory_book import Book, bytes_by_device
 from training.memory_kinds import GPU_CONTEXT, KERNELS, DevicePlan, MemoryPlan
 from training.memory_ledger import Ledger, held
 from training.placement import BLOCK, Placed
+from training.regret_alternatives import Alternatives
 from training.surd_targets import SurdTargets
 
 CPU = torch.device("cpu")
@@ -93,7 +95,7 @@ class PretendedLoop(TrainLoop):
         self.ledger.answer, before = False, {kind: book.account.live for kind, book in self.books.items()}
         with self.phase("forward"), autocast(self.device, self.config.mixed_precision):
             outputs = super().forward(self.placed.to_places(batch))
-        for kind, book in self.books.items():
+        for kind, book in self.books.items() if torch.is_grad_enabled() else ():
             book.kept += book.account.live - before[kind]
         return outputs
 
@@ -142,12 +144,13 @@ def plan_memory(
         collator: Any = None  # nothing is read
         loop = PretendedLoop(device, ledger, accelerator, model, dataset, collator, one_step(config))
         weights = bytes_by_device([*model.parameters(), *model.buffers()])
+        averages = bytes_by_device(loop.ema.averages.values() if loop.ema is not None else ())
         loop.pretend(groups, terms)
         for book in loop.books.values():
             book.account.take_most()
         if judged is not None:
             inputs = loop.placed.to_places(judged)
-            with evaluation_mode(model), autocast(device, config.mixed_precision):
+            with averaged(loop), evaluation_mode(model), autocast(device, config.mixed_precision):
                 model(**{name: inputs[name] for name in MODEL_INPUTS if name in inputs})
         evaluated = {kind: book.account.take_most() for kind, book in loop.books.items()}
     first = {"cpu": made + copy}
@@ -155,11 +158,11 @@ def plan_memory(
     process = {"cpu": interpreter}
     plans = {}
     for kind, book in loop.books.items():
-        own, taken = weights.get(kind, 0), process.get(kind, 0) + beside[kind]
-        phases = {"load": max(own, first.get(kind, 0))} | {
+        own, kept, taken = weights.get(kind, 0), averages.get(kind, 0), process.get(kind, 0) + beside[kind]
+        phases = {"load": max(own + kept, first.get(kind, 0))} | {
             name: most + book.optimizer for name, most in book.most.items()
         }
-        phases |= {"save": own + book.optimizer, "evaluate": evaluated[kind]}
+        phases |= {"save": own + kept + book.optimizer, "evaluate": evaluated[kind]}
         plans["cpu" if kind == "cpu" else "gpu"] = DevicePlan(
             weights=own,
             gradients=book.gradients,
@@ -169,11 +172,14 @@ def plan_memory(
             process=process.get(kind, 0),
             phases={name: most + taken for name, most in phases.items()},
             arrived=book.arrived,
+            averages=kept,
         )
-    if "gpu" in plans:  # what is saved from there is copied first: all moments, and a shard of the weights
-        copied = plans["gpu"].optimizer + min(plans["gpu"].weights, SHARD_BYTES)
+    if "gpu" in plans:  # what is saved from there is copied first: moments, averages, and a shard of the weights
+        copied = plans["gpu"].optimizer + plans["gpu"].averages + min(plans["gpu"].weights, SHARD_BYTES)
         plans["cpu"].phases["save"] += copied
-    return MemoryPlan(plans, notes_on(loop))
+    states = loop.optimizer.optimizer.state
+    taught = tuple(name for name, parameter in model.named_parameters() if states.get(parameter))
+    return MemoryPlan(plans, notes_on(loop), taught)
 
 
 def notes_on(loop: PretendedLoop) -> tuple[str, ...]:
@@ -211,11 +217,19 @@ def one_step(config: TrainConfig) -> TrainConfig:
 
 
 def heaviest_groups(
-    loop_plan: BatchPlan, total_steps: int, data: Dataset, collator: Collator, together: bool = False
+    loop_plan: BatchPlan,
+    total_steps: int,
+    data: Dataset,
+    collator: Collator,
+    together: bool = False,
+    alternatives: Alternatives | None = None,
 ) -> list[list[Batch]]:
     """The steps with the most tokens, in one micro-batch where they come one after another, in all where they wait for
-    each other (`together`); and with the most once every action's rivals are read too."""
+    each other (`together`); and with the most once every action's rivals are read too. Of alternatives that others
+    lend the longest there is stands for each."""
     sequences, lengths = sequences_of(data), np.asarray(data["length"])
+    if alternatives is not None:
+        sequences, lengths = alternatives.sizes(sequences, lengths)
     heaviest: list[tuple[int, list[list[int]]]] = [(-1, []), (-1, [])]
     most = sum if together else max
     for step in range(total_steps):
@@ -226,7 +240,8 @@ def heaviest_groups(
             if weight > heaviest[index][0]:
                 heaviest[index] = (weight, group)
     chosen = [heaviest[0][1]] + ([heaviest[1][1]] if heaviest[1][1] != heaviest[0][1] else [])
-    return [[collator([data[row] for row in rows]) for rows in group] for group in chosen]
+    widest = alternatives.widest if alternatives is not None else list
+    return [[collator(widest([data[row] for row in rows])) for rows in group] for group in chosen]
 
 
 def sequences_of(data: Dataset) -> np.ndarray:

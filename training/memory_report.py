@@ -8,7 +8,8 @@ memory_report.json: `planned`, as MemoryPlan.to_dict has it, and `limits`, by de
 the process's `peak` with its phase, `phases` and what of them is `used` (training/memory_monitor.py), and the same of
 each of `devices`; `error`, by device planned over measured, less one: of the peak, and of what each phase used, where
 that is known, else of all that was resident in it. A phase that was planned or measured alone has none. A run that
-goes on keeps the most of its earlier stretches.
+goes on keeps the most of its earlier stretches; of timings.jsonl it reads what came after `timings_bytes`, which the
+report has counted.
 """
 
 import json
@@ -22,7 +23,7 @@ from training.memory_kinds import MemoryPlan
 from training.memory_limits import Limit
 from training.memory_monitor import MemoryMonitor, Most
 from training.report import write_json
-from training.run_log import lines_logged
+from training.run_log import TIMINGS, lines_logged
 
 GIB = 2**30
 REPORT = "memory_report.json"
@@ -53,13 +54,15 @@ class MemoryReport:
 
     def recall(self, folder: Path) -> None:
         """Counts in the earlier stretches of this run, which wrote into `folder`: of a killed one also what it logged
-        after its last checkpoint. Raises UserError for a damaged report."""
-        path = folder / REPORT
-        found: list[dict[str, dict[str, Any]]] = [line.get("memory", {}) for line in lines_logged(folder)]
+        after its last report. Raises UserError for a damaged report or log."""
+        path, counted = folder / REPORT, 0
+        found: list[dict[str, dict[str, Any]]] = []
         try:
             if path.exists():
-                measured = json.loads(path.read_text(encoding="utf-8"))["measured"]
+                report = json.loads(path.read_text(encoding="utf-8"))
+                measured, counted = report["measured"], report.get("timings_bytes", 0)
                 found.append(measured.get("devices", {"cpu": {"peak": measured["peak"], "phases": {}}}))
+            found += [line.get("memory", {}) for line in lines_logged(folder, counted)]
             for devices in found:
                 for name in devices.keys() & self.monitor.most.keys():
                     self.monitor.most[name].count_in(devices[name])
@@ -76,7 +79,9 @@ class MemoryReport:
             measured["process"] = f"the first of {self.num_processes}"
         errors = {name: self.error(name, most) for name, most in self.monitor.most.items()}
         limits = {"limit": self.limits.get("cpu"), "limits": self.limits}
-        return {"planned": self.planned} | limits | {"measured": measured, "error": errors}
+        path = self.output_dir / TIMINGS
+        counted = {"timings_bytes": path.stat().st_size if path.exists() else 0}
+        return {"planned": self.planned} | limits | {"measured": measured, "error": errors} | counted
 
     def error(self, device: str, most: Most) -> dict[str, float]:
         """Planned over measured, less one, of each phase that was both."""

@@ -23,18 +23,21 @@ from training.batch_plan import BatchPlan
 from training.collator import Collator
 from training.config import TrainConfig
 from training.data import RunData
+from training.disk_room import saves_of
 from training.held_memory import hold_memory
 from training.inference import BATCH_SIZE
 from training.memory_kinds import GPU_CONTEXT, KINDS, MemoryPlan
 from training.memory_least import refuse_what_never_fits
 from training.memory_limits import Limit, limits_of_run, sizes_of
 from training.memory_plan import heaviest_groups, plan_memory
+from training.memory_save import settle_saving
 from training.memory_search import search, suggestions
 from training.memory_search_gpu import settle_swap
 from training.native import has_compiler
+from training.regret_alternatives import Alternatives, alternatives_of
 from training.run_facts import check_memory
 from training.sharding import is_sharded
-from training.weights import drawn_as
+from training.weights import batches_of, steps_of
 
 GIB = 2**30
 JUDGED = ("acceptability", "preference")  # terms whose labels the SURD head's targets come from
@@ -106,6 +109,9 @@ def plan_run(
     """The run's config, with `swap` settled; its plan, None where none is made; the limits it is held to. Raises
     DoesNotFit above one of them."""
     if not is_planned(config, accelerator):
+        if config.save_async == "auto":
+            accelerator.print("save_async auto: off, since this run's memory is not planned")
+            config = dataclasses.replace(config, save_async="off")
         if config.swap == "auto" and accelerator.device.type == "cpu":
             return dataclasses.replace(config, swap="off", swap_room_gib=0.0), None, {}
         if config.swap == "auto":
@@ -120,28 +126,22 @@ def plan_run(
         accelerator.print(f"swap auto: {config.swap}; the run is planned to take {taken}")
     if not found.fits(sizes_of(limits)):
         raise refusal(config, found, limits, planned, model_config.max_length)
-    return config, found, limits
+    plan = batches_of(data.train, config)
+    saves = saves_of(config, plan, steps_of(config, plan))
+    return *settle_saving(config, found, sizes_of(limits), saves, accelerator.print), limits
 
 
 def plan_with(
     data: RunData, collator: Collator, model_config: RedHeartConfig, device: torch.device, config: TrainConfig
 ) -> MemoryPlan:
     """The plan of a run with these data and this config."""
-    names, passes = drawn_as(data.train, config.passes)
-    plan = BatchPlan(
-        data.train["length"],
-        names,
-        config.batch_size,
-        config.seed,
-        passes,
-        config.gradient_accumulation_steps,
-        config.bucket_batches,
-    )
-    steps = config.max_steps or plan.first_step(config.epochs)
-    groups = heaviest_groups(plan, steps, data.train, collator, config.update_in_backward)
+    plan = batches_of(data.train, config)
+    steps, together = steps_of(config, plan), config.update_in_backward
+    alternatives = alternatives_of(data.train, config, model_config)
+    groups = heaviest_groups(plan, steps, data.train, collator, together, alternatives)
     longest = np.argsort(data.train["length"])[-BATCH_SIZE:]
     judged = collator([data.train[int(row)] for row in longest]) if data.dev else None
-    taught = taught_terms(plan, data, collator, model_config)
+    taught = taught_terms(plan, data, collator, model_config, alternatives)
     found = plan_memory(config, model_config, groups, taught, judged, device)
     found.devices["cpu"].phases["read"] = most_resident()
     return found
@@ -169,11 +169,14 @@ def refusal(
     return DoesNotFit("\n".join([*lines, "Nothing was begun.", *(advice if found else none)]))
 
 
-def taught_terms(plan: BatchPlan, data: RunData, collator: Collator, model_config: RedHeartConfig) -> list[str]:
+def taught_terms(
+    plan: BatchPlan, data: RunData, collator: Collator, model_config: RedHeartConfig, alternatives: Alternatives | None
+) -> list[str]:
     """Terms of the loss that any reader's records have labels for, as its first batch of them shows."""
     taught = set()
     for rows in plan.members.values():
-        batch = collator([data.train[int(row)] for row in rows[:BATCH_SIZE]])
+        records = [data.train[int(row)] for row in rows[:BATCH_SIZE]]
+        batch = collator(alternatives.widest(records) if alternatives else records)
         taught |= {term for term, count in label_counts(batch["labels"], 1).items() if count}
     if taught & set(JUDGED):
         taught.add("surd")

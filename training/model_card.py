@@ -5,7 +5,7 @@ Out   README.md in the folder, its front matter in the form of the Hugging Face 
 Run   through training/train.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +92,10 @@ def write_model_card(
     data_counts: Mapping[str, int],
     duration_seconds: float,
     model: RedHeartForMultiTask,
+    parents: Sequence[str] = (),
 ) -> None:
-    """Write README.md: front matter, what the model does, figures, data, set-up, limits."""
+    """Write README.md: front matter, what the model does, figures, data, set-up, limits. `parents`: the checkpoints it
+    was put together from, if not from the last step."""
     labels = model.config.trained_labels or []
     helpers = [name for name in model.config.modules if name not in ("surd_head", "affect_filter")]
     surd = NO_SURD
@@ -114,7 +116,7 @@ def write_model_card(
         loading,
         measured(metrics, train_config),
         training_data(data_counts),
-        set_up(train_config, duration_seconds, model),
+        set_up(train_config, duration_seconds, model, parents),
         limits,
     ]
     (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
@@ -200,7 +202,9 @@ def training_data(data_counts: Mapping[str, int]) -> str:
     return "\n".join(lines)
 
 
-def set_up(train_config: TrainConfig, duration_seconds: float, model: RedHeartForMultiTask) -> str:
+def set_up(
+    train_config: TrainConfig, duration_seconds: float, model: RedHeartForMultiTask, parents: Sequence[str] = ()
+) -> str:
     config = train_config.to_dict()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -223,6 +227,9 @@ def set_up(train_config: TrainConfig, duration_seconds: float, model: RedHeartFo
         "seed": config["seed"],
     }
     lines = ["## Training set-up", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
+    if parents:
+        lines += ["Chosen from the run's checkpoints by the choosing half of dev (`training.crossover`):", ""]
+        lines += [*(f"- {parent}" for parent in parents), ""]
     return "\n".join([*lines, "Every setting is in train_config.json beside this file.", ""])
 
 

@@ -5,12 +5,18 @@ Out   NonFiniteError, and what it says.
 Run   through TrainLoop.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from training.collator import Batch, ids_of
 from training.sharding import local
+
+ANOMALY = "returned nan values in its"
+"""What torch.autograd.set_detect_anomaly says of an operation (torch/csrc/autograd/engine.cpp)."""
 
 
 class NonFiniteError(RuntimeError):
@@ -20,6 +26,17 @@ class NonFiniteError(RuntimeError):
 
 def broken_loss(step: int, losses: dict[str, float], group: list[Batch]) -> NonFiniteError:
     return NonFiniteError(f"step {step}: loss of {losses} is not finite; {ids_of(group)}")
+
+
+@contextmanager
+def anomalies_named(step: int, group: list[Batch]) -> Iterator[None]:
+    """With `debug`, torch itself ends a backward pass at its first NaN: a gradient that is not finite, too."""
+    try:
+        yield
+    except RuntimeError as error:
+        if ANOMALY not in str(error):
+            raise
+        raise NonFiniteError(f"step {step}: {str(error).rstrip('.')}; {ids_of(group)}") from error
 
 
 def broken_gradients(step: int, broken: list[str], group: list[Batch]) -> NonFiniteError:

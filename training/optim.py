@@ -20,17 +20,21 @@ arXiv 1804.04235). Weights decay as AdamW's.
 import math
 from collections.abc import Iterable, Mapping
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from redheart_hf import RedHeartConfig
 from redheart_hf.losses import ROUTER_TERM, TERMS, multi_task_loss
 from redheart_hf.modeling_head_ethics import RedHeartEthicsHead
 from redheart_hf.modeling_projections import AnswerLinear
 from training.adamw_8bit import AdamW8bit
+from training.collator import Batch
 from training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from training.loop import TrainLoop
 
 
 def learning_rate_at(step: int, peak: float, minimum: float, warmup_steps: int, total_steps: int) -> float:
@@ -44,6 +48,16 @@ def learning_rate_at(step: int, peak: float, minimum: float, warmup_steps: int, 
         return peak * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
     return minimum + (peak - minimum) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, total_steps: int) -> float:
+    """Each parameter group's rate for the update that leads on from `step`; gives back that of a group without one of
+    its own."""
+    least, warmup = config.min_learning_rate, config.warmup_steps
+    for group in optimizer.param_groups:
+        start = group["start"]
+        group["lr"] = learning_rate_at(step - start, group["peak"], least, warmup, total_steps - start)
+    return learning_rate_at(step, config.learning_rate, least, warmup, total_steps)
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -123,6 +137,16 @@ class TermWeights:
         self.fixed = {term: config.loss_weights.get(term, 1.0) for term in TERMS}
         self.log_variances = dict.fromkeys(TERMS, 0.0)
 
+    def begin(self, loop: "TrainLoop", group: list[Batch], counts: Mapping[str, float]) -> None:
+        """Before a step's first forward pass."""
+
+    def factors_of(self, loop: "TrainLoop", sums: Mapping[str, Tensor], counts, batch: Batch) -> dict[str, float]:
+        """Those that the loss of a micro-batch is made with; `sums` are what its terms come to."""
+        return self.factors()
+
+    def end(self, loop: "TrainLoop", group: list[Batch], counts: Mapping[str, float]) -> None:
+        """After the weights have moved."""
+
     def factors(self) -> dict[str, float]:
         return {term: self.fixed[term] * math.exp(-self.log_variances[term]) for term in TERMS}
 
@@ -148,8 +172,8 @@ class TermWeights:
             moved = self.log_variances[term] - self.rate * max(-1.0, min(1.0, gradient))
             self.log_variances[term] = max(low, min(high, moved))
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         return dict(self.log_variances)
 
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.log_variances = {term: float(state[term]) for term in TERMS}

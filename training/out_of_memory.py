@@ -57,6 +57,7 @@ PHASES = {
     "update": "update",
     "evaluate": "evaluate",
     "save_run": "save",
+    "write_beside": "save",
 }
 """By the function of TrainLoop, or called by it, that was at work."""
 SETTINGS = [

@@ -34,10 +34,11 @@ class ScenarioSlots:
             texts = torch.as_tensor(batch["first_row"], device=outputs.pooled_states.device)
             self.of_step.append(outputs.pooled_states.detach()[texts].flatten(0, 1))
 
-    def follow(self) -> None:
-        """Write what was kept over the slots that it looks at least; of several processes, the first one's texts."""
+    def follow(self) -> torch.Tensor | None:
+        """Write what was kept over the slots that it looks at least, and say which; of several processes, the first
+        one's texts."""
         if not self.of_step:
-            return
+            return None
         states = torch.cat(self.of_step)[: max(1, int(LARGEST_SHARE * len(self.memory.keys)))]
         self.of_step = []
         sent = [states.float().cpu()]
@@ -53,3 +54,4 @@ class ScenarioSlots:
                     moments = whole(state[name])
                     moments[slots] = 0
                     put(state[name], moments)
+        return slots

@@ -90,6 +90,8 @@ def wrong_with_pieces(config: TrainConfig, plugin: FullyShardedDataParallelPlugi
         f"weight_precision {config.weight_precision} is not done; use fp32": config.weight_precision != "fp32",
         f"optimizer {config.optimizer} would see a piece where it wants the whole; use adamw or sgd": whole_ones,
         "update_in_backward moves weights before gradients are added up; leave it out": config.update_in_backward,
+        f"ema_decay {config.ema_decay} would need whole weights to change places with, and these are pieces; leave it "
+        "out": config.ema_decay is not None,
     }
     return [reason for reason, holds in reasons.items() if holds]
 

@@ -5,6 +5,8 @@ Out   the mean and spread of the states, in the model's buffers (they are saved 
 Run   through training/train.py.
 """
 
+import dataclasses
+
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
@@ -12,10 +14,9 @@ from tqdm.auto import tqdm
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartForMultiTask
 from redheart_hf.modeling_embeddings import Standardization, TextEncoder
-from training.batch_plan import BatchPlan
 from training.collator import Collator, to_device
 from training.config import TrainConfig
-from training.weights import drawn_as
+from training.weights import batches_of
 
 ROWS = 512
 
@@ -42,8 +43,8 @@ def fit_standardization(
     reader = model.model.embeddings.to(device)
     assert isinstance(reader, TextEncoder)
     assert isinstance(reader.standardization, Standardization)
-    names, passes = drawn_as(dataset, config.passes)
-    plan = BatchPlan(dataset["length"], names, config.batch_size, config.seed, passes, pool_batches=1)
+    drawn = dataclasses.replace(config, gradient_accumulation_steps=1, bucket_batches=1, chunk_rows=None)
+    plan = batches_of(dataset, drawn)
     steps = min(-(-ROWS // config.batch_size), plan.first_step(1))
     count, total, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     learning = reader.training

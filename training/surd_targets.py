@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from redheart_hf.labels import SURD_TERMS, VIEWS
 from redheart_hf.outputs import RedHeartOutput
@@ -140,10 +140,13 @@ class SurdTargets:
         if len(held) >= LEAST and len(np.unique(held)) == 2:
             self.terms, self.found = decompose(self.agents[: len(held)], held)
 
-    def save(self, path: Path) -> None:
+    def packed(self) -> bytes | None:
+        """All of it as a file of safetensors; None where nothing is kept."""
+        if not self.active:
+            return None
         terms = np.zeros((0, len(SURD_TERMS))) if self.terms is None else self.terms
         seen = np.array([self.seen])
-        save_file({"agents": self.agents, "outcomes": self.outcomes, "seen": seen, "terms": terms}, path)
+        return save({"agents": self.agents, "outcomes": self.outcomes, "seen": seen, "terms": terms})
 
     def load(self, path: Path) -> None:
         state = load_file(path)

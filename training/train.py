@@ -16,46 +16,68 @@ if not __package__:  # run as a file: let the checkout's packages be found from 
 
 import errno  # noqa: E402
 import json  # noqa: E402
+import os  # noqa: E402
 import time  # noqa: E402
-from typing import Any  # noqa: E402
+from contextlib import nullcontext  # noqa: E402
+from functools import partial  # noqa: E402
 
 from transformers import PreTrainedTokenizerBase  # noqa: E402
 
 from preprocessing.errors import run  # noqa: E402
-from preprocessing.folders import MANIFEST, verify, write_folder  # noqa: E402
-from training.build import build_accelerator, build_model, left_behind, read_architecture  # noqa: E402
-from training.checkpoint import find_checkpoint  # noqa: E402
+from preprocessing.folders import MANIFEST, verify  # noqa: E402
+from training.build import build_accelerator, left_behind, read_architecture  # noqa: E402
+from training.checkpoint import run_of  # noqa: E402
+from training.checkpoint_choice import find_checkpoint  # noqa: E402
+from training.checkpoint_identity import architecture_of  # noqa: E402
+from training.checkpoint_keep import keep  # noqa: E402
+from training.checkpoint_metadata import write_metadata  # noqa: E402
 from training.collator import Collator  # noqa: E402
 from training.command_line import parse_config  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
-from training.creation import save_model  # noqa: E402
-from training.data import RunData, label_weights, prepare_data  # noqa: E402
+from training.crossover_final import choose_final, refuse_in_pieces  # noqa: E402
+from training.data import RunData, prepare_data  # noqa: E402
+from training.disk_room import check_disk  # noqa: E402
+from training.dry_run import as_loud_as_asked, unmoved  # noqa: E402
+from training.ema import averaged  # noqa: E402
 from training.evaluate import Evaluation, evaluate_dev  # noqa: E402
+from training.final_model import write_final  # noqa: E402
+from training.fresh_model import measure, unmeasured_model  # noqa: E402
+from training.lr_sweep import began_with, with_swept_rate  # noqa: E402
 from training.memory_monitor import monitor_of  # noqa: E402
 from training.memory_plot import draw_memory  # noqa: E402
 from training.memory_report import MemoryReport  # noqa: E402
 from training.memory_run import hold, plan_run, refuse_at_once, refuse_without_gpu  # noqa: E402
-from training.model_card import write_model_card  # noqa: E402
 from training.monitored_loop import MonitoredLoop  # noqa: E402
 from training.out_of_memory import outside_of_steps, train_or_stop, without_delay  # noqa: E402
-from training.report import figures_table  # noqa: E402
+from training.preflight import preflight  # noqa: E402
 from training.rewrite import finish_rewrite  # noqa: E402
-from training.run_log import seconds_logged  # noqa: E402
-from training.run_state import load_run, read_state, whole_weights  # noqa: E402
+from training.run_lock import held_run  # noqa: E402
+from training.run_log import TIMINGS, seconds_logged, whole_lines  # noqa: E402
+from training.run_output import kept_output  # noqa: E402
+from training.run_state import load_run, read_state, refuse_other_data, whole_weights  # noqa: E402
 from training.sharding import is_sharded  # noqa: E402
-from training.standardize import fit_standardization, wants_standardization  # noqa: E402
+from training.signals import ended_by_signals, outlive_terminal  # noqa: E402
+from training.standardize import wants_standardization  # noqa: E402
+from training.trackers import import_trackers  # noqa: E402
 from training.watchdog import watched  # noqa: E402
 
 
 def main() -> None:
-    config = parse_config(sys.argv[1:])
+    run_config(parse_config(sys.argv[1:]))
+
+
+def run_config(config: TrainConfig) -> MemoryReport | None:
+    """A run as the command makes it: its folder held, its output kept, deaf to a terminal that it is not before."""
+    outlive_terminal()
     try:
-        with outside_of_steps():
-            memory = train(config)
-        if memory is not None:  # only here: the run's memory is free again, and what draws needs some
-            with memory.monitor.phase("draw"):
-                draw_memory(memory.to_dict(), memory.output_dir)
-            memory.write()
+        with held_run(Path(config.output_dir), os.environ.get("RANK", "0") == "0"):
+            with kept_output(Path(config.output_dir)), as_loud_as_asked(config), outside_of_steps():
+                memory = train(config)
+            if memory is not None:  # only here: the run's memory is free again, and what draws needs some
+                with memory.monitor.phase("draw"):
+                    draw_memory(memory.to_dict(), memory.output_dir)
+                memory.write()
+            return memory
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             error.filename = error.filename or config.output_dir  # a write that fails does not say where
@@ -64,57 +86,79 @@ def main() -> None:
 
 def train(config: TrainConfig) -> MemoryReport | None:
     """The whole run, from the recipe to final/; gives back, in the main process, what it took of memory."""
-    started = time.perf_counter()
+    started, resumed_at = time.perf_counter(), 0
     accelerator = build_accelerator(config)
     refuse_without_gpu(config, accelerator)
+    refuse_in_pieces(config, accelerator)
     hold(config, accelerator)
+    import_trackers(config)
     monitor = monitor_of(accelerator.device)
     tokenizer, model_config = read_architecture(config)
     config.refuse_idle_settings(model_config)
     refuse_at_once(config, model_config, accelerator)
     for line in left_behind(config, model_config):
         accelerator.print(line)
-    checkpoint = find_checkpoint(Path(config.output_dir), config.resume)
+    checkpoint, approve = find_checkpoint(Path(config.output_dir), config.resume), None
     if checkpoint is not None:  # a run that may not go on there must not write its holdout_*.jsonl over the other's
-        read_state(checkpoint, config, accelerator.num_processes)
+        config = began_with(config, checkpoint)
+        known = architecture_of(model_config, tokenizer)
+        state = read_state(checkpoint, config, accelerator.num_processes, known)
+        approve = partial(refuse_other_data, checkpoint, state)
     with accelerator.main_process_first():
-        data = prepare_data(config, model_config, tokenizer, write=accelerator.is_main_process)
+        data = prepare_data(config, model_config, tokenizer, accelerator.is_main_process, approve)
+    if checkpoint is not None and accelerator.is_main_process:
+        if run_of(checkpoint) == Path(config.output_dir):  # a kill may have come between the last save and this
+            keep(Path(config.output_dir), config.save_total_limit, config.keep_complete)
+        write_metadata(Path(config.output_dir))
     collator = Collator(tokenizer)
     config, plan, limits = plan_run(config, model_config, data, collator, accelerator)
     memory = MemoryReport(Path(config.output_dir), monitor, plan, limits, accelerator.num_processes)
+    passed = "none"
+    if checkpoint is None and config.preflight:
+        passed = preflight(config, data, (tokenizer, model_config), collator, accelerator, memory)
+    if checkpoint is None and config.lr_sweep is not None:
+        with monitor.phase("sweep"):
+            config = with_swept_rate(config, model_config, data, collator, accelerator)
     with monitor.phase("load"):
-        _, model = build_model(config)
-    if config.class_balance is not None:
-        model.config.label_weights = label_weights(data.emotion_counts, config.class_balance)
-    if wants_standardization(model) and checkpoint is None:
+        model = unmeasured_model(config, (tokenizer, model_config), data)
+    if checkpoint is None and wants_standardization(model):
         with monitor.phase("standardize"):
-            fit_standardization(model, data.train, collator, config, accelerator.device, accelerator.is_main_process)
+            measure(model, config, data, collator, accelerator, accelerator.is_main_process)
 
     evaluated: dict[int, Evaluation] = {}
 
-    def evaluate() -> dict[str, Any]:
+    def evaluate() -> Evaluation:
         with monitor.phase("evaluate"):
             evaluated[loop.step] = evaluate_dev(model, tokenizer, data.dev, config.mixed_precision)
-        return evaluated[loop.step][0]
+        return evaluated[loop.step]
 
     judge = evaluate if data.dev else None
     loop = MonitoredLoop(accelerator, model, data.train, collator, config, judge, memory=memory)
+    loop.saver.preflight, loop.saver.dev = passed, data.digest["dev"] if data.dev else None
+    if accelerator.is_main_process:
+        print(check_disk(loop, plan.taught if plan is not None else None))
     if checkpoint is not None:
         accelerator.print(f"going on from {checkpoint}")
-        memory.recall(checkpoint.parent)
+        memory.recall(run_of(checkpoint))
         with monitor.phase("resume"):
             load_run(loop, checkpoint)
-        started -= seconds_logged(Path(config.output_dir))
+        resumed_at = whole_lines(Path(config.output_dir) / TIMINGS)
     if final_stands(config, loop):
         accelerator.print(f"{config.output_dir}/final is already what this run ends with; nothing is left to do")
     else:
-        with watched(loop, plan):
+        with watched(loop, plan), ended_by_signals(loop), unmoved(model, config):
             train_or_stop(loop, plan)
+        if loop.step < loop.total_steps:
+            accelerator.print(loop.stopping.ended(loop.total_steps))
         if accelerator.is_main_process or is_sharded(accelerator):  # each has its pieces to give
-            if loop.step not in evaluated:
-                evaluate()
-            with monitor.phase("save"):
-                finish(config, loop, tokenizer, data, evaluated[loop.step], time.perf_counter() - started)
+            with monitor.phase("evaluate"):
+                parents = choose_final(loop, tokenizer, data)
+            with nullcontext() if parents else averaged(loop):
+                if parents or loop.step not in evaluated:
+                    evaluate()
+                seconds = time.perf_counter() - started + seconds_logged(Path(config.output_dir), resumed_at)
+                with monitor.phase("save"):
+                    finish(config, loop, tokenizer, data, evaluated[loop.step], seconds, parents)
     if accelerator.is_main_process:
         memory.write()
     accelerator.wait_for_everyone()
@@ -125,12 +169,14 @@ def train(config: TrainConfig) -> MemoryReport | None:
 def final_stands(config: TrainConfig, loop: MonitoredLoop) -> bool:
     """Whether final/ was written by this very run after its last step: thresholds chosen since then are to stay."""
     final = Path(config.output_dir) / "final"
-    if loop.step < loop.total_steps or not all((final / name).is_file() for name in (MANIFEST, "train_config.json")):
+    if not loop.is_over or not all((final / name).is_file() for name in (MANIFEST, "train_config.json")):
         return False
     finish_rewrite(final)
-    step = verify(final).get("step")
+    facts = verify(final)
     saved = json.loads((final / "train_config.json").read_text(encoding="utf-8"))
-    return step == loop.step and not config.differences(saved)
+    if (facts.get("step"), facts.get("identity")) != (loop.step, loop.saver.identity):
+        return False
+    return not config.differences(saved) and saved.get("crossover", False) == config.crossover
 
 
 def finish(
@@ -140,30 +186,14 @@ def finish(
     data: RunData,
     evaluation: Evaluation,
     seconds: float,
+    parents: list[str],
 ) -> None:
     """Report, and write final/ with the chosen thresholds: all at once, or as it was before."""
-    output_dir, model = Path(config.output_dir), loop.bare_model
-    figures, thresholds = evaluation
-    earlier_labels, earlier_data = model.config.trained_labels or [], model.config.trained_on or {}
-    model.config.thresholds = thresholds or None
-    model.config.trained_labels = sorted({*earlier_labels, *data.labels})
-    model.config.trained_on = earlier_data | data.counts
+    weights, model = whole_weights(loop), loop.bare_model
     model.config.surd_found = loop.surd_targets.taught or model.config.surd_found
-
-    weights = whole_weights(loop)
-
-    def write(folder: Path) -> None:
-        save_model(model, folder, weights)
-        tokenizer.save_pretrained(folder)
-        (folder / "train_config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
-        (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        write_model_card(folder, config, figures, model.config.trained_on, seconds, model)
-
-    if not loop.accelerator.is_main_process:
-        return
-    write_folder(output_dir / "final", write, {"step": loop.step})
-    print(figures_table(figures))
-    print(f"{output_dir / 'final'} written after {seconds:.0f} s")
+    if loop.accelerator.is_main_process:
+        of = loop.saver.identity or {}
+        write_final(config, model, tokenizer, data, evaluation, loop.step, seconds, of, weights, parents)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ systems write it) gives the same tokens. A pair (text, action) is `<s> text </s>
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int, max_length: int) -> P
         vocab_size=vocab_size,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=sys.stderr.isatty(),  # else its bar is empty lines
     )
     tokenizer.train_from_iterator(texts, trainer)
     start, end = tokenizer.token_to_id("<s>"), tokenizer.token_to_id("</s>")

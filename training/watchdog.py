@@ -38,7 +38,7 @@ from training.held_memory import give_back_resting, is_held
 from training.memory_kinds import MemoryPlan
 from training.out_of_memory import GIB, clean_up, facts, stopped
 from training.run_log import RunLog
-from training.run_state import save_run
+from training.run_state import save_run, saving_is_due
 
 if TYPE_CHECKING:
     from training.loop import TrainLoop
@@ -138,8 +138,9 @@ class Watchdog(threading.Thread):
             return
         look = look or self.lines.look()
         clean_up(loop)  # without Python's garbage collection, which lets nobody look for most of a second
-        if loop.step % loop.config.save_steps and not any_asked(loop, not self.saving_fits()):
-            save_run(loop, log)
+        if not saving_is_due(loop) and not any_asked(loop, not self.saving_fits()):
+            save_run(loop, log, wait=True, interim=True)
+        loop.saver.finish()
         raise stopped(loop, self.record(look, "so that the run stopped in order after its step", ["take_steps"]))
 
     def saving_fits(self) -> bool:

@@ -1,7 +1,7 @@
-"""Draws each record as often in an epoch as its weight says.
+"""Draws each record as often in an epoch as its weight says; from that, a run's plan of batches.
 
 In    a data set, the records it was encoded from, passes by reader.
-Out   the data set with a column `weight`; names and passes for `BatchPlan`.
+Out   the data set with a column `weight`; names and passes for `BatchPlan`; the BatchPlan, and how many steps it has.
 Run   through training/data.py and training/loop.py
 
 Records of one reader and one weight are a stratum, which BatchPlan treats as a reader of its own: its passes are those
@@ -11,12 +11,17 @@ of the reader times the weight. A data set without weights goes through as it is
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
 from preprocessing.errors import UserError
 from preprocessing.records import Record
-from training.batch_plan import as_list
+from training.batch_plan import BatchPlan, as_list
+from training.sampling import passes_of
+
+if TYPE_CHECKING:
+    from training.config import TrainConfig
 
 Passes = Mapping[str, float | Sequence[float]]
 MOST_STRATA = 10_000
@@ -58,5 +63,27 @@ def drawn_as(dataset: Dataset, passes: Passes | None) -> tuple[Sequence[str], Pa
     return [_name(*stratum) for stratum in strata], by_name
 
 
+def batches_of(dataset: Dataset, config: "TrainConfig", process: int = 0, num_processes: int = 1) -> BatchPlan:
+    """The plan of a run's batches."""
+    names, passes = drawn_as(dataset, passes_of(dataset["reader"], config))
+    return BatchPlan(
+        dataset["length"],
+        names,
+        config.batch_size,
+        config.seed,
+        passes,
+        config.gradient_accumulation_steps,
+        config.bucket_batches,
+        process,
+        num_processes,
+        config.chunk_rows,
+    )
+
+
 def _name(reader: str, weight: float) -> str:
     return reader if weight == 1.0 else f"{reader} at {weight!r}"
+
+
+def steps_of(config: "TrainConfig", plan: BatchPlan) -> int:
+    """All optimizer steps of the run."""
+    return config.max_steps or plan.first_step(config.epochs)
