@@ -84,7 +84,7 @@ def figures(model: EncoderAlone, reader: str, label: str, dev: list[Record]) -> 
     predictions = answers.numpy() if label == "vad" else answers.sigmoid().numpy()
     name = "vad_mean" if label == "vad" else label
     halves = {
-        half: [i for i, record in enumerate(dev) if half_of(record.text) == half] for half in ("choosing", "reporting")
+        half: [i for i, record in enumerate(dev) if half_of(record) == half] for half in ("choosing", "reporting")
     }
     thresholds = {}
     if label != "vad":

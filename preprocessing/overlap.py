@@ -2,7 +2,7 @@
 
 In    records.
 Out   `find_overlaps` counts what sources share, `without_overlaps` keeps it out of dev, `hold_out` sets whole groups
-      aside, `half_of` says which half of dev a text is in.
+      aside, `half_of` says which half of dev a record is in.
 Run   `python -m preprocessing.readers goemotions=ekman_train.tsv goemotions=ekman_dev.tsv` prints the overlaps.
 """
 
@@ -94,9 +94,9 @@ def hold_out(records: Sequence[Record], rows: int, seed: int) -> tuple[list[Reco
     return rest, [records[position] for position in sorted(held)]
 
 
-def half_of(text: str) -> Literal["choosing", "reporting"]:
-    """Thresholds are chosen on one half of dev, figures come from the other; a text is always in the same half."""
-    return "choosing" if _hash(normalise(text)) % 2 == 0 else "reporting"
+def half_of(record: Record) -> Literal["choosing", "reporting"]:
+    """What is chosen is chosen on one half of dev, figures come from the other; by the group, else by the text."""
+    return "choosing" if _hash(record.group or normalise(record.text)) % 2 == 0 else "reporting"
 
 
 def source_name(record: Record) -> str:

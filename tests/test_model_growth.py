@@ -16,6 +16,7 @@ from redheart_hf import RedHeartForMultiTask, preset_config
 from redheart_hf.growth import grow, grown_config
 from training.collator import MODEL_INPUTS, Collator
 from training.grow import main
+from training.tokenizer_files import save_tokenizer
 
 PRESET_OF = {"pre_ln_gelu": "redheart-tiny", "post_ln_swiglu": "redheart-tiny-stable"}
 
@@ -157,7 +158,7 @@ def test_growing_by_less_than_one_is_refused(width, depth):
 def test_the_command_grows_a_folder_and_refuses_to_write_over_one(tokenizer, tmp_path, monkeypatch, capsys):
     model = trained_like("post_ln_swiglu", tokenizer)
     model.save_pretrained(tmp_path / "small")
-    tokenizer.save_pretrained(tmp_path / "small")
+    save_tokenizer(tokenizer, tmp_path / "small")
     (tmp_path / "small" / "README.md").write_text("# Red Heart\n", encoding="utf-8")
     arguments = ["grow", "--model", str(tmp_path / "small"), "--output", str(tmp_path / "large"), "--width", "2"]
     monkeypatch.setattr("sys.argv", arguments)

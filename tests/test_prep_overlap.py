@@ -8,6 +8,7 @@ Run   `pytest tests/test_prep_overlap.py`
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -121,12 +122,18 @@ def test_one_group_cannot_be_held_out() -> None:
 
 
 def test_halves_are_even_and_the_same_in_another_process() -> None:
-    texts = [f"text number {number}" for number in range(1000)]
-    halves = [half_of(text) for text in texts]
+    records = [make_record(row, f"text number {row}") for row in range(1000)]
+    halves = [half_of(record) for record in records]
     assert 430 < halves.count("choosing") < 570
     assert set(halves) == {"choosing", "reporting"}
-    assert half_of("Thank you!") == half_of("thank  YOU")
-    code = f"from preprocessing.overlap import half_of; print([half_of(text) for text in {texts[:20]}])"
     # Another process salts Python's own hash() otherwise.
+    code = "from preprocessing.overlap import half_of; from preprocessing.records import Record; "
+    code += f"print([half_of(Record(**fields)) for fields in {[asdict(record) for record in records[:20]]}])"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == str(halves[:20])
+
+
+def test_rows_of_one_text_or_of_one_group_are_in_the_same_half() -> None:
+    assert half_of(make_record(0, "Thank you!")) == half_of(make_record(1, "thank  YOU"))
+    scenario = [make_record(row, f"text number {row}", group="a scenario") for row in range(20)]
+    assert len({half_of(record) for record in scenario}) == 1

@@ -70,7 +70,7 @@ def test_thresholds_are_chosen_on_one_half_stored_and_judged_on_the_other(tiny_m
     assert code == 0
     model, tokenizer = load_model(folder)
     records = read(parse_source(source)).records
-    choosing = [record for record in records if half_of(record.text) == "choosing"]
+    choosing = [record for record in records if half_of(record) == "choosing"]
     arrays = predict_records(model, tokenizer, choosing, progress=False)
     truth = [[value == 1 for value in record.basic_emotions] for record in choosing]
     expected = best_thresholds(truth, arrays["basic_emotions"])
@@ -91,7 +91,7 @@ def test_one_half_of_dev_chooses_for_the_other_in_training_too(loaded, tmp_path)
     records = read(parse_source(f"goemotions={write_goemotions(tmp_path / 'ekman.tsv')}")).records
     figures, thresholds, _ = evaluate.evaluate_dev(model, tokenizer, {"goemotions": records})
     assert thresholds == evaluate.choose_thresholds(model, tokenizer, {"goemotions": records}, progress=False)
-    assert figures["goemotions"]["rows"] == sum(half_of(record.text) == "reporting" for record in records)
+    assert figures["goemotions"]["rows"] == sum(half_of(record) == "reporting" for record in records)
     assert model.config.thresholds is None
 
 

@@ -48,7 +48,7 @@ def test_a_score_is_the_mean_of_tasks_of_readers_of_figures(loaded, goemotions, 
 def test_what_is_chosen_by_never_looks_at_the_rows_that_report(loaded, goemotions):
     model, tokenizer = loaded
     changed = [
-        record if half_of(record.text) == "choosing" else replace(record, basic_emotions=None) for record in goemotions
+        record if half_of(record) == "choosing" else replace(record, basic_emotions=None) for record in goemotions
     ]
     whole, without = (evaluate_dev(model, tokenizer, {"goemotions": rows}) for rows in (goemotions, changed))
     assert whole.scores["choosing"] == without.scores["choosing"]

@@ -93,7 +93,8 @@ def test_ten_random_kills_change_nothing(tokenizer_dir: Path, tmp_path: Path):
     finish(spec_of(tokenizer_dir, tmp_path / "whole", kills=[]))
     for number in range(5):
         kills = sorted(chance.sample(range(1, 5), 1)) + [-chance.randint(1, 22)]
-        finish(spec_of(tokenizer_dir, tmp_path / f"killed-{number}", kills=kills))
+        # The first kill may come when all is saved: then no flush is left for the second.
+        finish(spec_of(tokenizer_dir, tmp_path / f"killed-{number}", kills=kills, may_end=True))
         assert_same_run(tmp_path / "whole", tmp_path / f"killed-{number}")
 
 

@@ -64,7 +64,7 @@ class DevScores:
         self.half, self.mixed_precision = half, mixed_precision
         self.at = ("", 0)  # the reader and the number of the batch that is in the model
         of_half = {
-            reader: [record for record in records if half_of(record.text) == half]
+            reader: [record for record in records if half_of(record) == half]
             for reader, records in records_by_reader.items()
         }
         self.records = thinned({reader: rows for reader, rows in of_half.items() if rows}, most_rows)

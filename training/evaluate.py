@@ -7,7 +7,8 @@ Run   python -m training.evaluate --model outputs/main/final --data scenarios=da
 
 Intervals are 95 % bootstrap intervals over rows. Emotions count as present from the thresholds in the model's config
 (0.5 where it has none; the output says which). --choose-thresholds chooses them on one half of the rows, stores them
-in the model's config.json and measures on the other half; which half a text is in follows from a hash of it.
+in the model's config.json and measures on the other half; which half a row is in follows from a hash of its
+group, or of its text where it is in none.
 
 Measured on rows of
   goemotions, goemotions_fine, kote                 macro_f1 of the 7, 28 or 44 emotions
@@ -73,7 +74,7 @@ class Predicted:
         """The part in that half of the data; None: everything."""
         if half is None:
             return self
-        kept = [index for index, record in enumerate(self.records) if half_of(record.text) == half]
+        kept = [index for index, record in enumerate(self.records) if half_of(record) == half]
         return Predicted(
             [self.records[index] for index in kept], {name: values[kept] for name, values in self.arrays.items()}
         )

@@ -14,7 +14,6 @@ Exit codes: 0 done, 1 a fault of the program, 2 something you can mend.
 """
 
 import argparse
-import copy
 from pathlib import Path
 
 import torch
@@ -93,9 +92,8 @@ def main() -> None:
     model, tokenizer = load_model(arguments.model)
     check_growth(model, arguments)
     grown = grow(model.cpu(), arguments.width, arguments.depth, arguments.noise, arguments.seed)
-    asked = copy.deepcopy(tokenizer)  # a tokenizer that has cut once keeps the length in what it saves
-    before = answers(model, asked)
-    distance = float((answers(grown, asked) - before).abs().max())
+    before = answers(model, tokenizer)
+    distance = float((answers(grown, tokenizer) - before).abs().max())
     allowed = min(LIMIT, TOLERANCE * max(1.0, float(before.abs().max())))
     if not distance < allowed:
         remedy = "give less --noise" if arguments.noise else "please report this: without noise it is a fault of ours"

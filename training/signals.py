@@ -73,8 +73,8 @@ class Ending:
     def stop_listening(self) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        if self.before.get(signal.SIGHUP) is not None and self.behind:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        if self.before.get(signal.SIGHUP) is not None and (self.behind or self.asked == signal.SIGHUP):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a shell that dies says it after the terminal once more
 
     def moved(self, number: int, frame: FrameType | None) -> None:
         """`bg` and `fg` let a stopped run go on, the one behind its terminal and the other before it. A terminal that
