@@ -23,7 +23,8 @@ from preprocessing.errors import UserError
 from preprocessing.folders import verify
 from training.build import build_accelerator
 from training.checkpoint import checkpoints
-from training.loop import MAX_SKIPPED_IN_A_ROW, TrainLoop
+from training.loop import TrainLoop
+from training.moving import MAX_SKIPPED_IN_A_ROW
 from training.nonfinite import NonFiniteError
 
 

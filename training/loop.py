@@ -36,8 +36,8 @@ from training.evaluate import Evaluation
 from training.famo import Famo
 from training.groups import Groups, StepSums
 from training.in_backward import InBackward
-from training.monitor import norm_of_all, norms_by_module, norms_of
-from training.nonfinite import anomalies_named, broken_gradients, broken_loss, broken_scale, without_finite_gradients
+from training.moving import move_weights
+from training.nonfinite import anomalies_named, broken_loss
 from training.optim import TermWeights, build_optimizer, set_learning_rates
 from training.placement import Placed
 from training.rdrop import first_reading, inputs_of, training_sums
@@ -52,8 +52,6 @@ from training.signals import Ending
 from training.surd_targets import SurdTargets
 from training.watchdog import Watchdog
 from training.weights import batches_of, steps_of
-
-MAX_SKIPPED_IN_A_ROW = 10
 
 
 class TrainLoop:
@@ -91,6 +89,7 @@ class TrainLoop:
         refresh_steps = config.memory_refresh_steps if config.update_weights else 0
         self.scenario_slots = ScenarioSlots(model, self.optimizer, refresh_steps)
         self.step, self.skipped_steps, self.skipped_in_a_row, self.metrics_bytes = 0, 0, 0, 0
+        self.norms: dict[str, float | None] = {}  # of gradients by module, in a step that is logged
         self.watchdog: Watchdog | None = None  # set while memory is watched
         self.ending: Ending | None = None  # set while signals are listened to
         self.saver = Saver(config.save_async == "on")
@@ -190,7 +189,7 @@ class TrainLoop:
         factors, config = self.term_weights.factors(), self.bare_model.config
         total = self.term_weights.objective(losses, config)
         learning_rate = set_learning_rates(self.optimizer, self.config, self.step, self.total_steps)
-        norm = self.move_weights(group) if self.in_backward is None else self.in_backward.end()
+        norm = move_weights(self, group) if self.in_backward is None else self.in_backward.end()
         self.loss_means.add(sums | {"total": total}, counts | {"total": 1.0})
         load = self.accelerator.reduce(step_sums.router_load, reduction="sum")
         if self.config.update_weights:
@@ -259,42 +258,3 @@ class TrainLoop:
         if broken := {term: loss for term, loss in losses.items() if not math.isfinite(loss)}:
             raise broken_loss(self.step, broken, group)
         return found, losses
-
-    def clip_gradients(self, group: list[Batch]) -> torch.Tensor:
-        """The gradient's norm before cutting to `max_grad_norm`; not finite raises, but in fp16 the scaler decides."""
-        self.accelerator.unscale_gradients()
-        gradients = {name: part.grad for name, part in self.bare_model.named_parameters() if part.grad is not None}
-        norms = norms_of(list(gradients.values()))
-        norm = norm_of_all(norms)
-        self.norms = norms_by_module(gradients, norms) if self.is_logged(self.step + 1) else {}
-        # Looked at before cutting: to cut by NaN makes every gradient NaN and hides where it came from.
-        if not torch.isfinite(norm) and self.accelerator.scaler is None:
-            raise broken_gradients(self.step, without_finite_gradients(self.bare_model), group)
-        if norm > self.config.max_grad_norm:  # else the factor is 1 to 1e-6: a pass for nothing
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.max_grad_norm, norm)
-        return norm
-
-    def move_weights(self, group: list[Batch]) -> float:
-        """The optimizer's step, unless fp16's scaler finds gradients that overflow and leaves it out; gives back the
-        gradient's norm before clipping."""
-        norm, scaler = self.clip_gradients(group), self.accelerator.scaler
-        self.saver.wait_for_copy()
-        scale = scaler.get_scale() if scaler is not None else 1.0
-        if self.config.update_weights:
-            self.optimizer.step()
-        elif scaler is not None:
-            scaler.update()  # as the optimizer's step would: gradients of the next one are unscaled anew
-        self.optimizer.zero_grad(set_to_none=True)
-        # Accelerate's own flag stays false with a fused optimizer, which does the skipping itself.
-        self.count_skipped_step(group, scaler is not None and scaler.get_scale() < scale)
-        return float(norm)
-
-    def count_skipped_step(self, group: list[Batch], skipped: bool) -> None:
-        """fp16 only: the scaler leaves out a step whose scaled gradients overflow, and halves its scale."""
-        if not skipped:
-            self.skipped_in_a_row = 0
-            return
-        self.skipped_steps += 1
-        self.skipped_in_a_row += 1
-        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise broken_scale(self.step, self.skipped_in_a_row, self.accelerator.scaler.get_scale(), group)
