@@ -78,7 +78,7 @@ def test_a_model_that_finds_no_memory_while_it_is_made_ends_the_run_in_the_same_
     limit = 3600 << 20  # addresses: enough for the libraries, too little for 3.2 GB of weights beside them
     done = subprocess.run(["prlimit", f"--as={limit}", *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 3, done.stderr[-2000:]
-    assert "error: out of memory in train > unmeasured_model > build_model" in done.stderr
+    assert "error: out of memory in train > build_loop > unmeasured_model > build_model" in done.stderr
     assert "free: 0.00 GiB (ulimit -v: addresses of 3.5 GiB)" in done.stderr
     assert "Traceback" not in done.stderr
 

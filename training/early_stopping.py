@@ -93,6 +93,7 @@ def judge(loop: "TrainLoop", log: RunLog) -> None:
     if loop.evaluate is not None and (loop.accelerator.is_main_process or is_sharded(loop.accelerator)):
         with averaged(loop):
             evaluation = loop.evaluate()
+        loop.judged = loop.step, evaluation
         log.write(loop.step, {"eval": evaluation.figures, "score": evaluation.scores})
         loop.saver.judged = (loop.step, evaluation.scores)
         loop.model.train()

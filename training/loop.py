@@ -89,6 +89,7 @@ class TrainLoop:
         refresh_steps = config.memory_refresh_steps if config.update_weights else 0
         self.scenario_slots = ScenarioSlots(model, self.optimizer, refresh_steps)
         self.step, self.skipped_steps, self.skipped_in_a_row, self.metrics_bytes = 0, 0, 0, 0
+        self.judged: tuple[int, Evaluation] | None = None  # what the last evaluation found, and after which step
         self.norms: dict[str, float | None] = {}  # of gradients by module, in a step that is logged
         self.watchdog: Watchdog | None = None  # set while memory is watched
         self.ending: Ending | None = None  # set while signals are listened to

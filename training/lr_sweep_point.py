@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 
 from accelerate.utils import set_seed
+from tqdm.auto import tqdm
 
 from training.loop import TrainLoop
 from training.nonfinite import NonFiniteError
@@ -37,7 +38,7 @@ class SweepPoint:
 class SweepLoop(TrainLoop):
     """TrainLoop's own steps, without its log, evaluation and checkpoints."""
 
-    def short_run(self) -> SweepPoint:
+    def short_run(self, bar: tqdm) -> SweepPoint:
         """All steps, or as many as it takes to see that the loss diverges."""
         config, losses = self.config, []
         point = SweepPoint(config.learning_rate, config.seed, 0, None)
@@ -48,6 +49,7 @@ class SweepLoop(TrainLoop):
                 set_seed(self.seed_of_step())
                 taken, _ = self.take_step(group)
                 self.step += 1
+                bar.update()
                 losses.append(taken["total"])
                 above = above + 1 if losses[-1] > limit_of(losses) else 0
                 if above == IN_A_ROW:

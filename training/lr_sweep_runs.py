@@ -84,11 +84,15 @@ class Sweep:
         """The mean score over seeds of each rate; None where a run diverged."""
         seeds = [self.config.seed + index for index in range(self.settings.seeds)]
         runs = [(rate, seed) for seed in seeds for rate in rates if self.found(rate, seed) is None]
-        for rate, seed in tqdm(runs, desc="sweep", unit="run", disable=not self.accelerator.is_main_process):
-            point = self.one_run(rate, seed)
-            self.points.append(point)
-            self.points.sort(key=lambda one: (one.learning_rate, one.seed))
-            self.write(None)
+        quiet = not self.accelerator.is_main_process
+        with tqdm(total=len(runs) * self.steps, desc="sweep", unit="step", disable=quiet) as bar:
+            for rate, seed in runs:
+                bar.set_description(f"sweep, rate {rate:.1e}")
+                point = self.one_run(rate, seed, bar)
+                bar.update(self.steps - point.steps)  # those that a run which diverged did not take
+                self.points.append(point)
+                self.points.sort(key=lambda one: (one.learning_rate, one.seed))
+                self.write(None)
         means: dict[float, float | None] = {}
         for rate in rates:
             points = [point for point in self.points if point.learning_rate == rate and point.seed in seeds]
@@ -99,11 +103,11 @@ class Sweep:
     def found(self, rate: float, seed: int) -> SweepPoint | None:
         return next((point for point in self.points if (point.learning_rate, point.seed) == (rate, seed)), None)
 
-    def one_run(self, rate: float, seed: int) -> SweepPoint:
+    def one_run(self, rate: float, seed: int, bar: tqdm) -> SweepPoint:
         config = short(with_rate(self.config, rate), self.steps, self.total_steps, seed)
         model = self.make_model(config)
         loop = SweepLoop(self.accelerator, model, self.dataset, self.collator, config)
-        point = loop.short_run()
+        point = loop.short_run(bar)
         if self.accelerator.is_main_process and point.diverged is None:
             scores, _ = self.dev.score(model)
             total_of(scores.values)

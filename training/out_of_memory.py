@@ -95,7 +95,7 @@ def outside_of_steps() -> Iterator[None]:
         said, found = said_of(error), room_on(torch.device("cpu"))
     held = ", ".join(f"{size / GIB:.2f} GiB {name} (PID {pid})" for size, pid, name in others())
     raise DoesNotFit(
-        f"out of memory in {' > '.join(came_through[2:5])}: {said}\n"
+        f"out of memory in {' > '.join(came_through[2:6])}: {said}\n"
         f"  resident: {resident() / GIB:.2f} GiB, free: {found.free / GIB:.2f} GiB ({found.limited_by})\n"
         f"  others: {held or 'none that can be seen from here'}\n"
         "Free memory and start the same command again: what was saved is whole, and the run goes on from there."

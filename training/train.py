@@ -21,11 +21,12 @@ import time  # noqa: E402
 from contextlib import nullcontext  # noqa: E402
 from functools import partial  # noqa: E402
 
+from accelerate import Accelerator  # noqa: E402
 from transformers import PreTrainedTokenizerBase  # noqa: E402
 
 from preprocessing.errors import run  # noqa: E402
 from preprocessing.folders import MANIFEST, verify  # noqa: E402
-from training.build import build_accelerator, left_behind, read_architecture  # noqa: E402
+from training.build import Architecture, build_accelerator, left_behind, read_architecture  # noqa: E402
 from training.checkpoint import run_of  # noqa: E402
 from training.checkpoint_choice import find_checkpoint  # noqa: E402
 from training.checkpoint_identity import architecture_of  # noqa: E402
@@ -86,23 +87,65 @@ def run_config(config: TrainConfig) -> MemoryReport | None:
 
 def train(config: TrainConfig) -> MemoryReport | None:
     """The whole run, from the recipe to final/; gives back, in the main process, what it took of memory."""
-    started, resumed_at = time.perf_counter(), 0
-    accelerator = build_accelerator(config)
+    started, accelerator = time.perf_counter(), build_accelerator(config)
+    architecture = look_ahead(config, accelerator)
+    checkpoint = find_checkpoint(Path(config.output_dir), config.resume)
+    config, data = read_data(config, architecture, checkpoint, accelerator)
+    collator = Collator(architecture[0])
+    config, plan, limits = plan_run(config, architecture[1], data, collator, accelerator)
+    memory = MemoryReport(
+        Path(config.output_dir), monitor_of(accelerator.device), plan, limits, accelerator.num_processes
+    )
+    passed = "none"
+    if checkpoint is None and config.preflight:
+        passed = preflight(config, data, architecture, collator, accelerator, memory)
+    if checkpoint is None and config.lr_sweep is not None:
+        with memory.monitor.phase("sweep"):
+            config = with_swept_rate(config, architecture[1], data, collator, accelerator)
+    loop = build_loop(config, architecture, data, collator, accelerator, memory, fresh=checkpoint is None)
+    loop.saver.preflight, loop.saver.dev = passed, data.digest["dev"] if data.dev else None
+    if accelerator.is_main_process:
+        print(check_disk(loop, plan.taught if plan is not None else None))
+    resumed_at = 0 if checkpoint is None else go_on(loop, checkpoint)
+    if final_stands(config, loop):
+        accelerator.print(f"{config.output_dir}/final is already what this run ends with; nothing is left to do")
+    else:
+        with watched(loop, plan), ended_by_signals(loop), unmoved(loop.bare_model, config):
+            train_or_stop(loop, plan)
+        if loop.step < loop.total_steps:
+            accelerator.print(loop.stopping.ended(loop.total_steps))
+        if accelerator.is_main_process or is_sharded(accelerator):  # each has its pieces to give
+            finish(loop, architecture[0], data, started, resumed_at)
+    if accelerator.is_main_process:
+        memory.write()
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return memory if accelerator.is_main_process else None
+
+
+def look_ahead(config: TrainConfig, accelerator: Accelerator) -> Architecture:
+    """Refuses what can be told before any data is read; gives back the tokenizer and the model's config."""
     refuse_without_gpu(config, accelerator)
     refuse_in_pieces(config, accelerator)
     hold(config, accelerator)
     import_trackers(config)
-    monitor = monitor_of(accelerator.device)
     tokenizer, model_config = read_architecture(config)
     config.refuse_idle_settings(model_config)
     refuse_at_once(config, model_config, accelerator)
     for line in left_behind(config, model_config):
         accelerator.print(line)
-    checkpoint, approve = find_checkpoint(Path(config.output_dir), config.resume), None
+    return tokenizer, model_config
+
+
+def read_data(
+    config: TrainConfig, architecture: Architecture, checkpoint: Path | None, accelerator: Accelerator
+) -> tuple[TrainConfig, RunData]:
+    """The run's rows, and its config as the run that is taken up began with it."""
+    tokenizer, model_config = architecture
+    approve = None
     if checkpoint is not None:  # a run that may not go on there must not write its holdout_*.jsonl over the other's
         config = began_with(config, checkpoint)
-        known = architecture_of(model_config, tokenizer)
-        state = read_state(checkpoint, config, accelerator.num_processes, known)
+        state = read_state(checkpoint, config, accelerator.num_processes, architecture_of(model_config, tokenizer))
         approve = partial(refuse_other_data, checkpoint, state)
     with accelerator.main_process_first():
         data = prepare_data(config, model_config, tokenizer, accelerator.is_main_process, approve)
@@ -110,60 +153,40 @@ def train(config: TrainConfig) -> MemoryReport | None:
         if run_of(checkpoint) == Path(config.output_dir):  # a kill may have come between the last save and this
             keep(Path(config.output_dir), config.save_total_limit, config.keep_complete)
         write_metadata(Path(config.output_dir))
-    collator = Collator(tokenizer)
-    config, plan, limits = plan_run(config, model_config, data, collator, accelerator)
-    memory = MemoryReport(Path(config.output_dir), monitor, plan, limits, accelerator.num_processes)
-    passed = "none"
-    if checkpoint is None and config.preflight:
-        passed = preflight(config, data, (tokenizer, model_config), collator, accelerator, memory)
-    if checkpoint is None and config.lr_sweep is not None:
-        with monitor.phase("sweep"):
-            config = with_swept_rate(config, model_config, data, collator, accelerator)
-    with monitor.phase("load"):
-        model = unmeasured_model(config, (tokenizer, model_config), data)
-    if checkpoint is None and wants_standardization(model):
-        with monitor.phase("standardize"):
+    return config, data
+
+
+def build_loop(
+    config: TrainConfig,
+    architecture: Architecture,
+    data: RunData,
+    collator: Collator,
+    accelerator: Accelerator,
+    memory: MemoryReport,
+    fresh: bool,
+) -> MonitoredLoop:
+    """The model, in its place, and what trains it; `fresh`: it is not filled from a checkpoint."""
+    with memory.monitor.phase("load"):
+        model = unmeasured_model(config, architecture, data)
+    if fresh and wants_standardization(model):
+        with memory.monitor.phase("standardize"):
             measure(model, config, data, collator, accelerator, accelerator.is_main_process)
 
-    evaluated: dict[int, Evaluation] = {}
-
     def evaluate() -> Evaluation:
-        with monitor.phase("evaluate"):
-            evaluated[loop.step] = evaluate_dev(model, tokenizer, data.dev, config.mixed_precision)
-        return evaluated[loop.step]
+        with memory.monitor.phase("evaluate"):
+            return evaluate_dev(model, architecture[0], data.dev, config.mixed_precision)
 
     judge = evaluate if data.dev else None
-    loop = MonitoredLoop(accelerator, model, data.train, collator, config, judge, memory=memory)
-    loop.saver.preflight, loop.saver.dev = passed, data.digest["dev"] if data.dev else None
-    if accelerator.is_main_process:
-        print(check_disk(loop, plan.taught if plan is not None else None))
-    if checkpoint is not None:
-        accelerator.print(f"going on from {checkpoint}")
-        memory.recall(run_of(checkpoint))
-        with monitor.phase("resume"):
-            load_run(loop, checkpoint)
-        resumed_at = whole_lines(Path(config.output_dir) / TIMINGS)
-    if final_stands(config, loop):
-        accelerator.print(f"{config.output_dir}/final is already what this run ends with; nothing is left to do")
-    else:
-        with watched(loop, plan), ended_by_signals(loop), unmoved(model, config):
-            train_or_stop(loop, plan)
-        if loop.step < loop.total_steps:
-            accelerator.print(loop.stopping.ended(loop.total_steps))
-        if accelerator.is_main_process or is_sharded(accelerator):  # each has its pieces to give
-            with monitor.phase("evaluate"):
-                parents = choose_final(loop, tokenizer, data)
-            with nullcontext() if parents else averaged(loop):
-                if parents or loop.step not in evaluated:
-                    evaluate()
-                seconds = time.perf_counter() - started + seconds_logged(Path(config.output_dir), resumed_at)
-                with monitor.phase("save"):
-                    finish(config, loop, tokenizer, data, evaluated[loop.step], seconds, parents)
-    if accelerator.is_main_process:
-        memory.write()
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    return memory if accelerator.is_main_process else None
+    return MonitoredLoop(accelerator, model, data.train, collator, config, judge, memory=memory)
+
+
+def go_on(loop: MonitoredLoop, checkpoint: Path) -> int:
+    """Takes up the run there; gives back how many lines of timings.jsonl are of before."""
+    loop.accelerator.print(f"going on from {checkpoint}")
+    loop.memory.recall(run_of(checkpoint))
+    with loop.memory.monitor.phase("resume"):
+        load_run(loop, checkpoint)
+    return whole_lines(loop.output_dir / TIMINGS)
 
 
 def final_stands(config: TrainConfig, loop: MonitoredLoop) -> bool:
@@ -180,20 +203,24 @@ def final_stands(config: TrainConfig, loop: MonitoredLoop) -> bool:
 
 
 def finish(
-    config: TrainConfig,
-    loop: MonitoredLoop,
-    tokenizer: PreTrainedTokenizerBase,
-    data: RunData,
-    evaluation: Evaluation,
-    seconds: float,
-    parents: list[str],
+    loop: MonitoredLoop, tokenizer: PreTrainedTokenizerBase, data: RunData, started: float, resumed_at: int
 ) -> None:
-    """Report, and write final/ with the chosen thresholds: all at once, or as it was before."""
-    weights, model = whole_weights(loop), loop.bare_model
-    model.config.surd_found = loop.surd_targets.taught or model.config.surd_found
-    if loop.accelerator.is_main_process:
-        of = loop.saver.identity or {}
-        write_final(config, model, tokenizer, data, evaluation, loop.step, seconds, of, weights, parents)
+    """Choose what is published, judge it, and write final/ with its thresholds: all at once, or as it was before."""
+    config, monitor = loop.config, loop.memory.monitor
+    with monitor.phase("evaluate"):
+        parents = choose_final(loop, tokenizer, data)
+    with nullcontext() if parents else averaged(loop):
+        step, evaluation = loop.judged or (-1, None)
+        if evaluation is None or parents or step != loop.step:
+            with monitor.phase("evaluate"):
+                evaluation = evaluate_dev(loop.bare_model, tokenizer, data.dev, config.mixed_precision)
+        seconds = time.perf_counter() - started + seconds_logged(loop.output_dir, resumed_at)
+        with monitor.phase("save"):
+            weights, model = whole_weights(loop), loop.bare_model
+            model.config.surd_found = loop.surd_targets.taught or model.config.surd_found
+            if loop.accelerator.is_main_process:
+                of = loop.saver.identity or {}
+                write_final(config, model, tokenizer, data, evaluation, loop.step, seconds, of, weights, parents)
 
 
 if __name__ == "__main__":
