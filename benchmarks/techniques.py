@@ -4,6 +4,8 @@ In    REDHEART_DATA_DIR (GoEmotions, EmoBank, ETHICS); MiniLM, frozen, its featu
 Out   OUTPUT/VARIANT-SEED.json, one a run, and a table of means and standard deviations over the seeds.
 Run   REDHEART_DATA_DIR=/path/to/data python benchmarks/techniques.py --output outputs/techniques
       REDHEART_DATA_DIR=/path/to/data python benchmarks/techniques.py --rows 2000 --epochs 4 --seeds 3 --only plain EMA
+      REDHEART_DATA_DIR=/path/to/data python benchmarks/techniques.py --rows all --epochs 2 --seeds 1 \
+          --only "smoothing, R-Drop, EMA" --output outputs/techniques_all
 
 Rows are the same for all runs; dev shares no text with them. The encoder is frozen and in evaluation mode; what is
 trained, and its dropout, is the recipe's block and small heads. Each epoch ends in an evaluation and a checkpoint;
@@ -78,26 +80,27 @@ COLUMNS = ("score", "macro-F1", "GoEmotions F1", "EmoBank r", "pairs", "converge
 LESS = COLUMNS[:2]
 
 
-def rows(count: int) -> tuple[list[Record], dict[str, list[Record]]]:
-    """The same `count` training rows and dev rows on every call, none in both."""
+def rows(count: int | None) -> tuple[list[Record], dict[str, list[Record]]]:
+    """The same `count` training rows and dev rows on every call, none in both; None: all that are not held out."""
     train: list[Record] = []
     dev: list[Record] = []
     for source, share, dev_count in SOURCES.values():
         records, held = hold_out(in_english(source), dev_count, seed=0)
-        if (wanted := round(share * count)) > len(records):
+        dev += held
+        wanted = len(records) if count is None else round(share * count)
+        if wanted > len(records):
             raise UserError(
                 f"--rows {count} would take {wanted} rows of {source}, which has {len(records)} to train on"
             )
-        dev += held
-        train += hold_out(records, wanted, seed=1)[1]
+        train += records if wanted == len(records) else hold_out(records, wanted, seed=1)[1]
     return train, by_reader(without_overlaps(dev, train)[0])
 
 
-def config_of(output: Path, variant: str, seed: int, asked: argparse.Namespace) -> TrainConfig:
+def config_of(output: Path, variant: str, seed: int, asked: argparse.Namespace, rows: int) -> TrainConfig:
     config = parse_config([str(RECIPE), "--output_dir", str(output / f"{file_name(variant)}-{seed}")])
     config.seed, config.epochs, config.passes, config.holdout, config.dev = seed, asked.epochs, {}, {}, []
     config.learning_rate, config.answer_learning_rate = 5e-4, 2e-3  # as in ablation.py
-    config.save_steps = config.eval_steps = -(-asked.rows // config.batch_size)
+    config.save_steps = config.eval_steps = -(-rows // config.batch_size)
     config.save_total_limit, config.warmup_steps, config.mixed_precision = asked.epochs, 50, "no"
     config.model |= SMALL | {"text_encoder_mode": "frozen"}
     for name, value in VARIANTS[variant].items():
@@ -217,18 +220,20 @@ def done(result: Path, settings: dict[str, Any]) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/techniques"), help="folder of runs (%(default)s)")
-    parser.add_argument("--rows", type=int, default=4000, help="rows to train on (%(default)s)")
+    parser.add_argument("--rows", default="4000", help="rows to train on, or all (%(default)s)")
     parser.add_argument("--epochs", type=int, default=6, help="passes over them (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each variant (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants to run")
     asked = parser.parse_args()
     asked.output.mkdir(parents=True, exist_ok=True)
-    train, dev = rows(asked.rows)
-    config = config_of(asked.output, "plain", 0, asked)
+    if asked.rows != "all" and not asked.rows.isdecimal():
+        raise UserError(f"--rows must be a number or all, got {asked.rows!r}")
+    train, dev = rows(None if asked.rows == "all" else int(asked.rows))
+    config = config_of(asked.output, "plain", 0, asked, len(train))
     tokenizer, _ = build_model(config)
     encoder = prepare(asked.output, tokenizer, config, train + [record for of in dev.values() for record in of])
     for variant, seed in tqdm([(of, seed) for seed in range(asked.seeds) for of in asked.only], desc="runs"):
-        config = config_of(asked.output, variant, seed, asked)
+        config = config_of(asked.output, variant, seed, asked, len(train))
         result = Path(f"{config.output_dir}.json")
         settings = {"seed": seed, "rows": len(train), "config": config.to_dict()}
         if not done(result, settings):
