@@ -13,11 +13,12 @@ _HOME_OF = {
     "RedHeartConfig": ".configuration_redheart",
     "RedHeartModel": ".modeling_redheart",
     "RedHeartForMultiTask": ".modeling_redheart",
+    "RedHeartPipeline": ".pipeline_redheart",
     "preset_config": ".presets",
     "PRESETS": ".presets",
 }
 
-__all__ = ["PRESETS", "RedHeartConfig", "RedHeartForMultiTask", "RedHeartModel", "preset_config"]
+__all__ = ["PRESETS", "RedHeartConfig", "RedHeartForMultiTask", "RedHeartModel", "RedHeartPipeline", "preset_config"]
 __version__ = "0.1.0"
 
 
@@ -27,6 +28,8 @@ def __getattr__(name: str):
     value = getattr(import_module(_HOME_OF[name], __name__), name)
     if name.startswith("RedHeart"):
         _register()
+    if name == "RedHeartPipeline":
+        _register_pipeline(value)
     return value
 
 
@@ -40,3 +43,14 @@ def _register() -> None:
     AutoConfig.register("redheart", RedHeartConfig, exist_ok=True)
     AutoModel.register(RedHeartConfig, RedHeartModel, exist_ok=True)
     AutoModelForSequenceClassification.register(RedHeartConfig, RedHeartForMultiTask, exist_ok=True)
+
+
+def _register_pipeline(kind) -> None:
+    """Teach `transformers.pipeline` the task red-heart."""
+    from transformers import AutoModelForSequenceClassification
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    if "red-heart" not in PIPELINE_REGISTRY.get_supported_tasks():
+        PIPELINE_REGISTRY.register_pipeline(
+            "red-heart", pipeline_class=kind, pt_model=AutoModelForSequenceClassification, type="text"
+        )

@@ -5,6 +5,7 @@ Out   a validated configuration; a wrong type, a value out of range or an unknow
 Run   `python -c "from redheart_hf import RedHeartConfig; print(RedHeartConfig())"`
 """
 
+import copy
 import difflib
 from dataclasses import field
 from typing import Any, Literal
@@ -36,6 +37,13 @@ AUTO_MAP = {  # the class that answers all tasks stands last
     "AutoConfig": "configuration_redheart.RedHeartConfig",
     "AutoModel": "modeling_redheart.RedHeartModel",
     "AutoModelForSequenceClassification": "modeling_redheart.RedHeartForMultiTask",
+}
+PIPELINES = {
+    "red-heart": {
+        "impl": "pipeline_redheart.RedHeartPipeline",
+        "pt": ["AutoModelForSequenceClassification"],
+        "type": "text",
+    }
 }
 
 
@@ -209,6 +217,9 @@ class RedHeartConfig(PreTrainedConfig):
     """Reader -> records it has learned from, in the last run and in those that it was started from."""
     auto_map: dict[str, str] | None = None
     """The classes in a saved folder that Transformers' Auto classes load; written here, never read from a file."""
+    custom_pipelines: dict[str, Any] = field(default_factory=dict)
+    """The task that the folder's own pipeline answers, where its own code was loaded; where this package is installed,
+    `pipeline` knows the task from it. A saved config always has it."""
 
     def __post_init__(self, **kwargs: Any):
         unknown = sorted(set(kwargs) - TRANSFORMERS_KEYS)
@@ -220,8 +231,12 @@ class RedHeartConfig(PreTrainedConfig):
         if isinstance(self.modules, str) and self.modules in MODULES_OF_MODE:
             self.modules = list(MODULES_OF_MODE[self.modules])
         self.auto_map = dict(AUTO_MAP)
+        self.custom_pipelines = copy.deepcopy(PIPELINES) if __name__.startswith("transformers_modules.") else {}
         super().__post_init__(**kwargs)
         check_config(self)  # here too: a validator's ValueError would be raised as another error, which is none
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"custom_pipelines": copy.deepcopy(PIPELINES)}
 
     def with_modules(self, modules: list[str] | str) -> "RedHeartConfig":
         """This config with only these of its modules, or with those of its modules that a mode uses.

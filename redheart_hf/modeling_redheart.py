@@ -8,7 +8,7 @@ Run   `model = RedHeartForMultiTask.from_pretrained(folder); model(**tokenizer("
 Letters: B sequences, T tokens, D hidden size, Q tasks, C task size, G groups, A alternatives.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -31,6 +31,9 @@ from .modeling_memory import ScenarioMemory
 from .modeling_projections import AttentionPooling, TaskAttention, TaskProjections
 from .modeling_triangle import Triangle
 from .outputs import RedHeartModelOutput, RedHeartOutput
+
+if TYPE_CHECKING:  # not run; but what a file imports is saved with it, and the pipeline belongs to a saved model
+    from .pipeline_redheart import RedHeartPipeline as RedHeartPipeline
 
 MODULE_CLASSES: dict[str, type[nn.Module]] = {
     "surd_head": RedHeartSurdHead,

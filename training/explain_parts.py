@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from redheart_hf import RedHeartConfig
+from redheart_hf.answers import taught_views
 from redheart_hf.labels import CIRCUMSTANCES, EMOTION_FIELDS, SURD_AGENTS, SURD_TERMS, VIEWS
 from redheart_hf.modeling_head_emotion import MixtureOfExperts
 from redheart_hf.outputs import RedHeartOutput
-from training.prediction import taught_views
 
 ADDS_UP = (
     "the contributions add up to the utility; each is weight x value, times intensity for all but intensity itself"

@@ -19,6 +19,7 @@ import torch
 
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartConfig
+from redheart_hf.answers import LABEL_BEHIND
 from redheart_hf.calibration import calibrated
 from redheart_hf.labels import (
     BASIC_EMOTIONS,
@@ -32,7 +33,6 @@ from redheart_hf.labels import (
     VIEWS,
 )
 from redheart_hf.outputs import RedHeartOutput
-from training.prediction import LABEL_BEHIND
 
 Calibration = Mapping[str, list[list[float]]]
 

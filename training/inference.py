@@ -23,8 +23,8 @@ from preprocessing.errors import UserError
 from preprocessing.progress import without_bars
 from preprocessing.records import Record
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask
-from redheart_hf.calibration import calibrated
-from redheart_hf.labels import VAD, VIEWS
+from redheart_hf.answers import Arrays, arrays_of_sequences, to_numpy
+from redheart_hf.labels import VIEWS
 from redheart_hf.outputs import RedHeartOutput
 from training.collator import MODEL_INPUTS, Collator
 from training.surd_targets import agents_of
@@ -32,7 +32,9 @@ from training.surd_targets import agents_of
 BATCH_SIZE = 64  # records a forward pass, wherever a model is asked and not taught
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-Predictions = dict[str, np.ndarray]
+Predictions = Arrays
+OF_DEEDS = ("circumstances", "contributions", "utility", "acceptability")
+"""What is said of the chosen action, where there are actions, else of the text."""
 
 
 def check_turns(records: Iterable[Record], config: RedHeartConfig) -> None:
@@ -131,47 +133,34 @@ def arrays_of(
     calibration: Mapping[str, list[list[float]]],
 ) -> Predictions:
     """The quantities of one batch, one row a record."""
-    emotion, ethics = output.emotion, output.ethics
+    of_sequences = arrays_of_sequences(output, calibration)
     text = np.asarray(batch["first_row"])
     chosen = np.asarray([-1 if row["chosen"] is None else row["chosen"] for row in rows])
     deed = np.where(chosen >= 0, text + 1 + chosen, text)
     is_pair = np.asarray([bool(row["is_pair"]) for row in rows])
-    utility = to_numpy(ethics.utility)
     worse = np.where(is_pair, text + 1, text)
-    widening = np.log(np.asarray(calibration.get("vad", [[1.0]] * len(VAD))))[:, 0]
-    arrays = {
-        "polarity": to_numpy(emotion.polarity_logits.float().sigmoid())[text],
-        "basic_emotions": to_numpy(calibrated(emotion.basic_logits, calibration.get("basic_emotions")))[text],
-        "fine_emotions": to_numpy(calibrated(emotion.fine_logits, calibration.get("fine_emotions")))[text],
-        "korean_emotions": to_numpy(calibrated(emotion.korean_logits, calibration.get("korean_emotions")))[text],
-        "vad_mean": to_numpy(emotion.vad_mean)[text],
-        "vad_log_variance": to_numpy(emotion.vad_log_variance)[text] + widening,
-        "culture": to_numpy(emotion.culture_logits.float().sigmoid())[text],
-        "text_regret": to_numpy(output.regret.text_regret)[text],
-        "circumstances": to_numpy(ethics.circumstances)[deed],
-        "contributions": to_numpy(ethics.contributions)[deed],
-        "utility": utility[deed],
-        "acceptability": to_numpy(ethics.acceptability_logits.float().sigmoid())[deed],
-        "utility_better": np.where(is_pair, utility[text], np.nan),
-        "utility_worse": np.where(is_pair, utility[worse], np.nan),
-        "truncated": np.asarray([row["truncated"] for row in rows]),
-    }
-    if output.dynamics is not None:
-        arrays["turn_vad_mean"] = to_numpy(output.dynamics.vad_mean)[text]
-        arrays["turn_vad_log_variance"] = to_numpy(output.dynamics.vad_log_variance)[text]
+    utility, views = of_sequences["utility"], of_sequences.pop("utility_views")
+    arrays = {name: values[deed if name in OF_DEEDS else text] for name, values in of_sequences.items()}
+    arrays["utility_better"] = np.where(is_pair, utility[text], np.nan)
+    arrays["utility_worse"] = np.where(is_pair, utility[worse], np.nan)
+    arrays["truncated"] = np.asarray([row["truncated"] for row in rows])
     if output.surd is not None:
         judged = np.stack((np.where(is_pair, text, deed), worse), axis=1)
         none = ~np.stack((np.ones_like(is_pair), is_pair), axis=1)[..., None]
         arrays["surd_terms"] = np.where(none, np.nan, to_numpy(output.surd.terms)[judged])
         arrays["surd_agents"] = np.where(none, np.nan, to_numpy(agents_of(output))[judged])
-    return arrays | action_arrays(output, rows, text, chosen, most_actions)
+    return arrays | action_arrays(output, views, rows, text, chosen, most_actions)
 
 
 def action_arrays(
-    output: RedHeartOutput, rows: list[dict[str, Any]], text: np.ndarray, chosen: np.ndarray, most_actions: int
+    output: RedHeartOutput,
+    views: np.ndarray,
+    rows: list[dict[str, Any]],
+    text: np.ndarray,
+    chosen: np.ndarray,
+    most_actions: int,
 ) -> Predictions:
     """utility_views, regret and best; NaN and -1 for records without actions and beyond a record's last one."""
-    views = to_numpy(output.regret.utility_views)
     utility_views = np.full((len(rows), most_actions, len(VIEWS)), np.nan)
     regret, best = np.full((len(rows), len(VIEWS)), np.nan), np.full(len(rows), -1)
     groups = np.flatnonzero(chosen >= 0)
@@ -182,7 +171,3 @@ def action_arrays(
         regret[groups] = to_numpy(output.regret.regret)
         best[groups] = output.regret.best.cpu().numpy()
     return {"utility_views": utility_views, "regret": regret, "best": best}
-
-
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.float().cpu().numpy().astype(float)

@@ -119,7 +119,7 @@ def main() -> None:
     print(
         f"load it with HF_HUB_CACHE={arguments.hub.resolve()} HF_HUB_OFFLINE=1:\n"
         f'  AutoModelForSequenceClassification.from_pretrained("{arguments.repo_id}"{revision})\n'
-        "after `import redheart_hf`, or with trust_remote_code=True where it is not installed and you trust the files"
+        "after `from redheart_hf import RedHeartForMultiTask`; with trust_remote_code=True where that is not installed"
     )
 
 
