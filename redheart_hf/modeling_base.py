@@ -24,6 +24,7 @@ from .modeling_head_ethics import RedHeartEthicsHead
 from .modeling_memory import ScenarioMemory
 from .modeling_projections import AttentionPooling, OutputLinear
 from .modeling_triangle import Triangle
+from .quantization import with_kept
 
 HUB_ARGUMENTS = ("subfolder", "revision", "token", "cache_dir", "local_files_only", "force_download")
 
@@ -85,14 +86,20 @@ class RedHeartPreTrainedModel(PreTrainedModel):
         `new_modules` says that it may start fresh; and for any other weight that the folder lacks.
         """
         config = kwargs.get("config")  # the Auto classes have put `modules` into it already
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         with_report = kwargs.pop("output_loading_info", False)
         fresh: set[str] = set()
         if modules is not None or hasattr(config, "modules"):
-            hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
             saved = RedHeartConfig.from_pretrained(pretrained_model_name_or_path, **hub)
             base: Any = config if hasattr(config, "modules") else saved
             kwargs["config"] = with_modules(base, saved, modules, new_modules)
             fresh = set(kwargs["config"].modules) - set(saved.modules)
+        if kwargs.get("quantization_config") is not None:
+            with torch.device("meta"):
+                empty = cls(
+                    kwargs.get("config") or RedHeartConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+                )
+            kwargs["quantization_config"] = with_kept(empty, kwargs["quantization_config"])
         kwargs["output_loading_info"] = True
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model, report = loaded

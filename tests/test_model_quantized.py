@@ -1,0 +1,71 @@
+"""Loaded in 4 and 8 bits by bitsandbytes, on the CPU: small, near the full answers, the answering layers untouched.
+
+In    the tiny model; Korean and English texts, alone and with actions.
+Out   nothing.
+Run   `pytest tests/test_model_quantized.py`
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig
+
+from redheart_hf import RedHeartForMultiTask
+from redheart_hf.modeling_projections import OutputLinear
+from redheart_hf.quantization import BLOCK, SMALL, kept_in_full
+from training.loading import load_model
+
+pytest.importorskip("bitsandbytes")
+TEXTS = ["할머니 김치를 마지막으로 꺼내 먹었다.", "They cancelled my leave again.", "He found a wallet."]
+GIVEN = {
+    4: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"),
+    8: BitsAndBytesConfig(load_in_8bit=True),
+}
+ALLOWED = {4: 0.15, 8: 0.02}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_it_answers_nearly_as_in_full_and_keeps_the_layers_that_answer(bits: int, tiny_model_dir: Path):
+    full, tokenizer = load_model(tiny_model_dir)
+    small = RedHeartForMultiTask.from_pretrained(tiny_model_dir, quantization_config=GIVEN[bits]).eval()
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    batch |= {"alternatives": torch.tensor([[1, 2]]), "chosen": torch.tensor([0])}
+    with torch.no_grad():
+        expected, found = full.eval()(**batch), small(**batch)
+    for one, other in (
+        (found.emotion.basic_logits.sigmoid(), expected.emotion.basic_logits.sigmoid()),
+        (found.ethics.circumstances, expected.ethics.circumstances),
+        (found.regret.utility_views, expected.regret.utility_views),
+    ):
+        assert torch.isfinite(one).all()
+        assert (one.float() - other).abs().max() < ALLOWED[bits]
+    converted = {
+        name
+        for name, module in small.named_modules()
+        if type(module).__name__.startswith("Linear") and type(module) is not nn.Linear
+    }
+    plain = {name for name, module in full.named_modules() if type(module) is nn.Linear}
+    assert converted == plain - set(kept_in_full(full, bits))
+    assert converted
+    for name, module in full.named_modules():
+        if isinstance(module, OutputLinear):
+            assert torch.equal(small.get_submodule(name).weight.float(), module.weight)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_what_is_kept_is_small_or_cannot_be_laid_into_blocks(bits: int, tiny_model_dir: Path):
+    model, _ = load_model(tiny_model_dir)
+    for name in kept_in_full(model, bits):
+        layer = model.get_submodule(name)
+        small = layer.weight.numel() < SMALL
+        assert small or (bits == 4 and layer.in_features % BLOCK) or "regret_analyzer" in name
+
+
+def test_what_the_user_keeps_is_kept_too(tiny_model_dir: Path):
+    mine = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["model.blocks"])
+    model = RedHeartForMultiTask.from_pretrained(tiny_model_dir, quantization_config=mine)
+    assert not any(type(module).__name__ == "Linear8bitLt" for module in model.model.blocks.modules())
+    assert any(type(module).__name__ == "Linear8bitLt" for module in model.modules())
+    assert mine.llm_int8_skip_modules == ["model.blocks"]
