@@ -18,6 +18,7 @@ checkout of this project, with its extras.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
 from itertools import islice
 from typing import Any, cast
 
@@ -192,27 +193,26 @@ class RedHeartPipeline(Pipeline):
     def beyond(self, question: Question, options: Mapping[str, Any]) -> dict[str, Any]:
         """`explain` and `similar`; raises ValueError where this is not a checkout, or an index is lacking."""
         added: dict[str, Any] = {}
-        if not options.get("explain") and not options.get("similar"):
-            return added
-        try:
-            from training.explain import explain
-            from training.predict import similar_texts
-        except ImportError as error:
-            raise ValueError(f"explain and similar need a checkout of Red Heart on the path: {error}") from error
         if options.get("explain"):
-            given = (question.text, list(question.actions), question.chosen)
-            found = explain(self.model, self.reader.tokenizer, *given)
+            given = (self.model, self.reader.tokenizer, question.text, list(question.actions), question.chosen)
+            found = of_checkout("training.explain", "explain")(*given)
             added["explanation"] = {name: value for name, value in found.items() if name not in ("text", "prediction")}
         if options.get("similar"):
             if options.get("index") is None:
                 raise ValueError("similar needs index=FOLDER, which `python -m training.similar` makes")
             if getattr(self, "_index", None) != options["index"]:
-                self._index, self._find = (
-                    options["index"],
-                    similar_texts(options["index"], self.model, self.reader.tokenizer),
-                )
+                find = of_checkout("training.predict", "similar_texts")
+                self._index, self._find = options["index"], find(options["index"], self.model, self.reader.tokenizer)
             added["similar"] = self._find(question.text)[: options["similar"]]
         return added
+
+
+def of_checkout(module: str, name: str) -> Any:
+    """What is not published with a model, since it needs packages that most users of one do not have."""
+    try:
+        return getattr(import_module(module), name)
+    except ImportError as error:
+        raise ValueError(f"explain and similar need a checkout of Red Heart on the path: {error}") from error
 
 
 def items_of(inputs: Any) -> Iterable[Any]:
