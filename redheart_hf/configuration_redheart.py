@@ -38,6 +38,7 @@ AUTO_MAP = {  # the class that answers all tasks stands last
     "AutoModel": "modeling_redheart.RedHeartModel",
     "AutoModelForSequenceClassification": "modeling_redheart.RedHeartForMultiTask",
 }
+CONFIG_VERSION = 1
 PIPELINES = {
     "red-heart": {
         "impl": "pipeline_redheart.RedHeartPipeline",
@@ -56,6 +57,8 @@ class RedHeartConfig(PreTrainedConfig):
         "text_encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True)
     }
 
+    config_version: int = CONFIG_VERSION
+    """Which fields and tensors a folder has; one of an older version is read as what it has become."""
     vocab_size: int = 32000
     """Rows of our own token embeddings; unused when `text_encoder_config` is set."""
     type_vocab_size: int = 2
@@ -222,6 +225,12 @@ class RedHeartConfig(PreTrainedConfig):
     `pipeline` knows the task from it. A saved config always has it."""
 
     def __post_init__(self, **kwargs: Any):
+        if self.config_version > CONFIG_VERSION:
+            raise ValueError(
+                f"this model's config is of version {self.config_version}, and redheart_hf reads versions up to "
+                f"{CONFIG_VERSION}: install a newer redheart_hf, or load it with trust_remote_code=True"
+            )
+        self.config_version = CONFIG_VERSION  # versions 0 and 1 have the same fields; for tensors see modeling_base.py
         unknown = sorted(set(kwargs) - TRANSFORMERS_KEYS)
         if unknown:
             names = list(type(self).__dataclass_fields__)

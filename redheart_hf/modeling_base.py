@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import ConversionOps, WeightConverter
 
 from .configuration_redheart import RedHeartConfig
 from .labels import MODULES
@@ -25,6 +27,24 @@ from .modeling_memory import ScenarioMemory
 from .modeling_projections import AttentionPooling, OutputLinear
 from .modeling_triangle import Triangle
 from .quantization import with_kept
+
+
+class AsVector(ConversionOps):
+    """What folders of version 0 hold as a number without a dimension has one since."""
+
+    def convert(self, input_dict, source_patterns, target_patterns, **kwargs) -> dict[str, Any]:
+        (found,) = input_dict.values()
+        return {target_patterns[0]: (found[0] if isinstance(found, list) else found).reshape(-1)}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return self
+
+
+OF_VERSION_0 = ["ethics_head.log_preference_scale"]
+register_checkpoint_conversion_mapping(
+    "redheart", [WeightConverter(OF_VERSION_0, OF_VERSION_0, operations=[AsVector()])], overwrite=True
+)
 
 HUB_ARGUMENTS = ("subfolder", "revision", "token", "cache_dir", "local_files_only", "force_download")
 
