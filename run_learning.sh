@@ -41,7 +41,7 @@ setup() {
         "${PYTHON:-python3}" -m venv --clear .venv
     fi
     "$python" -m pip install --quiet "$(grep '^torch==' constraints.txt)"
-    "$python" -m pip install --quiet -c constraints.txt -e '.[train,lora,explain,encoders,enrich,prepare,retrieval,scale,track,test,dev]'
+    "$python" -m pip install --quiet -c constraints.txt -e '.[train,lora,explain,encoders,enrich,prepare,retrieval,scale,track,demo,test,dev]'
     if ! seen=$("$python" -c 'import accelerate, datasets, peft, redheart_hf, tensorboard, torch, transformers' 2>&1); then
         echo "error: the packages in .venv cannot be imported; delete .venv and start again" >&2
         echo "$seen" >&2

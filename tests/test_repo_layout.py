@@ -22,8 +22,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 REPO = Path(__file__).resolve().parent.parent
-CODE_FOLDERS = ("redheart_hf", "preprocessing", "training", "benchmarks", "tests")
-OURS = {"redheart_hf", "preprocessing", "training", "benchmarks", "tests"}
+CODE_FOLDERS = ("redheart_hf", "preprocessing", "training", "demo", "benchmarks", "tests")
+OURS = {"redheart_hf", "preprocessing", "training", "demo", "benchmarks", "tests"}
 MODEL_FILES = sorted((REPO / "redheart_hf").rglob("*.py"))
 PYTHON_FILES = sorted(path for folder in CODE_FOLDERS for path in (REPO / folder).rglob("*.py"))
 
@@ -86,9 +86,9 @@ def test_a_checkout_imports_only_what_its_extras_ask_for():
     config = setup_cfg()
     extras = config["options.extras_require"]
     asked = config["options"]["install_requires"] + extras["train"] + extras["lora"] + extras["explain"]
-    asked += extras["enrich"] + extras["prepare"] + extras["retrieval"] + extras["scale"]
+    asked += extras["enrich"] + extras["prepare"] + extras["retrieval"] + extras["scale"] + extras["demo"]
     known = {canonicalize_name(requirement.name) for requirement in requirements(asked)} | {"yaml", "sklearn", "faiss"}
-    for path in [*(REPO / "preprocessing").glob("*.py"), *(REPO / "training").glob("*.py")]:
+    for path in [path for folder in ("preprocessing", "training", "demo") for path in (REPO / folder).glob("*.py")]:
         for node, _, module, _ in imports_of(path):
             top = module.split(".")[0]
             if top not in OURS and top not in sys.stdlib_module_names:
