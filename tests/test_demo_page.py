@@ -2,7 +2,7 @@
 
 In    the tiny model; requests as the server hands them on; a real browser, where Chromium and Playwright are there.
 Out   nothing.
-Run   `pytest tests/test_demo_page.py`; the browser with `-m slow`, after `pip install playwright` and installing chromium
+Run   `pytest tests/test_demo_page.py`; the browser with `-m slow`, with playwright (pip) and chromium installed
 """
 
 import json
