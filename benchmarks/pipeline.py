@@ -1,7 +1,8 @@
 """pipeline("red-heart") beside pipeline("text-classification"): many texts a second, and one text at a time.
 
-In    REDHEART_DATA_DIR (GoEmotions); MiniLM, which both read with: ours as training/recipes/real_text.yaml builds it,
-      the peer with one linear layer of seven labels on it. Speed does not depend on what either has learned.
+In    REDHEART_DATA_DIR (GoEmotions); ours as training/recipes/real_text.yaml builds it on MiniLM; the peer with the same
+      tokenizer, one linear layer of seven labels on an encoder like MiniLM, of so many layers that it has as many
+      weights as ours. Speed does not depend on what either has learned.
 Out   a table: rows a second of each, texts of real lengths in the order of the file, and milliseconds a text, median
       and 95th percentile, both by turns in the same process; the ratios.
 Run   REDHEART_DATA_DIR=/path/to/data python benchmarks/pipeline.py
@@ -18,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from transformers import AutoModelForSequenceClassification, pipeline
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, pipeline
 
 from preprocessing.errors import UserError, run
 from preprocessing.readers import parse_source, read
@@ -32,17 +33,22 @@ Ask = Callable[..., Any]
 
 
 def pipelines() -> dict[str, Ask]:
-    """Ours and the peer, with the same encoder and tokenizer."""
+    """Ours and the peer, of one size, with the same tokenizer."""
     config = parse_config([str(RECIPE)])
     tokenizer, model = build_model(config)
     folder = resolve_folder(config.text_encoder or "", "text_encoder")
-    peer = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=7)
-    for name, one in (("red-heart", model), ("text-classification", peer)):
-        print(f"{name}: {one.num_parameters() / 1e6:.1f}M parameters")
+    size = model.num_parameters()
+    peer = min((like(folder, layers) for layers in range(6, 16)), key=lambda one: abs(one.num_parameters() - size))
+    print(f"red-heart: {size / 1e6:.1f}M parameters; text-classification: {peer.num_parameters() / 1e6:.1f}M")
     return {
         "red-heart": RedHeartPipeline(model=model.eval(), tokenizer=tokenizer, task="red-heart"),
         "text-classification": pipeline("text-classification", model=peer, tokenizer=tokenizer, top_k=None),
     }
+
+
+def like(folder: str, layers: int) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(folder, num_labels=7, num_hidden_layers=layers)
+    return AutoModelForSequenceClassification.from_config(config)
 
 
 def rows_a_second(ask: Ask, texts: list[str], batch_size: int) -> float:
