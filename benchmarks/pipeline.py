@@ -1,8 +1,8 @@
 """pipeline("red-heart") beside pipeline("text-classification"): many texts a second, and one text at a time.
 
-In    REDHEART_DATA_DIR (GoEmotions); ours as training/recipes/real_text.yaml builds it on MiniLM; the peer with the same
-      tokenizer, one linear layer of seven labels on an encoder like MiniLM, of so many layers that it has as many
-      weights as ours. Speed does not depend on what either has learned.
+In    REDHEART_DATA_DIR (GoEmotions); ours as training/recipes/real_text.yaml builds it on MiniLM; the peer with the
+      same tokenizer, one linear layer of seven labels on an encoder like MiniLM, of so many layers that it has as
+      many weights as ours. Speed does not depend on what either has learned.
 Out   a table: rows a second of each, texts of real lengths in the order of the file, and milliseconds a text, median
       and 95th percentile, both by turns in the same process; the ratios.
 Run   REDHEART_DATA_DIR=/path/to/data python benchmarks/pipeline.py
