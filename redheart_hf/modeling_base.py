@@ -24,7 +24,7 @@ from .modeling_embeddings import Standardization, TextEncoder
 from .modeling_head_emotion import MixtureOfExperts
 from .modeling_head_ethics import RedHeartEthicsHead
 from .modeling_memory import ScenarioMemory
-from .modeling_projections import AttentionPooling, OutputLinear
+from .modeling_projections import AttentionPooling
 from .modeling_triangle import Triangle
 from .quantization import with_kept
 
@@ -70,7 +70,7 @@ class RedHeartPreTrainedModel(PreTrainedModel):
         # of tanh and sigmoid, and drown what they are added to. real_text recipes start it at zero: what is fresh
         # then adds nothing to a pretrained encoder until it has learned to.
         output_range = self.config.output_initializer_range
-        if isinstance(module, OutputLinear):
+        if isinstance(module, nn.Linear) and hasattr(module, "may_be_silent"):
             if output_range is not None and module.may_be_silent:
                 init.normal_(module.weight, std=output_range)
         # CODEPATH: the stable family (Post-LN + SwiGLU) starts from He et al. 2015; the others from a plain normal.

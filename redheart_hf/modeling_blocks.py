@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_redheart import RedHeartConfig
-from .modeling_projections import OutputLinear
+from .modeling_projections import output_linear
 
 
 def eager_attention_forward(
@@ -66,7 +66,7 @@ class RedHeartAttention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.o_proj = OutputLinear(config.hidden_size, config.hidden_size)
+        self.o_proj = output_linear(config.hidden_size, config.hidden_size)
 
     def forward(
         self,
@@ -101,7 +101,7 @@ class GeluMLP(nn.Module):
     def __init__(self, config: RedHeartConfig):
         super().__init__()
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = OutputLinear(config.intermediate_size, config.hidden_size)
+        self.down_proj = output_linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.down_proj(F.gelu(self.up_proj(hidden_states)))
@@ -114,7 +114,7 @@ class SwiGluMLP(nn.Module):
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = OutputLinear(config.intermediate_size, config.hidden_size)
+        self.down_proj = output_linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.down_proj(F.silu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))

@@ -15,7 +15,7 @@ from transformers import AutoModel
 from transformers import initialization as init
 
 from .configuration_redheart import RedHeartConfig
-from .modeling_projections import OutputLinear
+from .modeling_projections import output_linear
 
 
 class TokenEmbeddings(nn.Module):
@@ -162,7 +162,7 @@ class InputProjection(nn.Module):
         # CODEPATH: real_text recipes go on from a pretrained encoder; redheart-* presets start from nothing.
         self.residual = config.input_residual
         self.copies = config.hidden_size // input_size
-        out_linear = OutputLinear if self.residual else nn.Linear
+        out_linear = output_linear if self.residual else nn.Linear
         self.out_proj = out_linear(config.hidden_size, config.hidden_size)
         self.out_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)

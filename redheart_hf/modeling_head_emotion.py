@@ -25,7 +25,7 @@ from .labels import (
     POLARITIES,
     VAD,
 )
-from .modeling_projections import AnswerLinear, FeedForward, OutputLinear
+from .modeling_projections import AnswerLinear, FeedForward, output_linear
 from .outputs import EmotionOutput
 
 PARENT_OF_BASIC = torch.tensor([POLARITIES.index(BASIC_TO_POLARITY[name]) for name in BASIC_EMOTIONS])
@@ -49,7 +49,7 @@ class MixtureOfExperts(nn.Module):
         super().__init__()
         self.top_k, self.independent = config.num_experts_per_tok, config.router_scores == "sigmoid"
         # No two experts may have the same claim to every text.
-        self.router = OutputLinear(config.task_size, config.num_experts, bias=False, may_be_silent=False)
+        self.router = output_linear(config.task_size, config.num_experts, bias=False, may_be_silent=False)
         self.router_bias = nn.Buffer(torch.zeros(config.num_experts))
         sizes = (config.task_size, config.moe_intermediate_size, config.task_size)
         self.experts = nn.ModuleList(FeedForward(config, *sizes) for _ in range(config.num_experts))
@@ -92,7 +92,7 @@ class SlotAttention(nn.Module):
         self.q_proj = nn.Linear(config.task_size, config.emotion_attention_size)
         self.k_proj = nn.Linear(config.task_size, config.emotion_attention_size)
         self.v_proj = nn.Linear(config.task_size, config.emotion_attention_size)
-        self.o_proj = OutputLinear(config.emotion_attention_size, config.task_size)
+        self.o_proj = output_linear(config.emotion_attention_size, config.task_size)
 
     def forward(self, slots_BSC: torch.Tensor) -> torch.Tensor:
         normed = self.norm(slots_BSC)

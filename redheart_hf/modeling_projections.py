@@ -15,20 +15,25 @@ from .configuration_redheart import RedHeartConfig
 from .labels import TASKS
 
 
-class OutputLinear(nn.Linear):
+def output_linear(in_features: int, out_features: int, bias: bool = True, may_be_silent: bool = True) -> nn.Linear:
     """The last layer of a branch: it answers, or is added to what the branch was given.
 
     It starts small whatever the others start from, so that no answer starts saturated and no branch drowns its input;
-    or at zero (`output_initializer_range: 0`), where it `may_be_silent`.
+    or at zero (`output_initializer_range: 0`), where it `may_be_silent`. A plain linear layer but for that mark:
+    bitsandbytes and peft know no other kinds.
     """
+    linear = nn.Linear(in_features, out_features, bias)
+    linear.may_be_silent = may_be_silent  # type: ignore[assignment]
+    return linear
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, may_be_silent: bool = True):
-        super().__init__(in_features, out_features, bias)
+
+class AnswerLinear(nn.Linear):
+    """Says something of a text; it starts as `output_linear` does, and stays in full precision where others are not.
+    Training may give these layers a rate of their own (`answer_learning_rate`)."""
+
+    def __init__(self, in_features: int, out_features: int, may_be_silent: bool = True):
+        super().__init__(in_features, out_features)
         self.may_be_silent = may_be_silent
-
-
-class AnswerLinear(OutputLinear):
-    """Says something of a text. Training may give these layers a rate of their own (`answer_learning_rate`)."""
 
 
 class FeedForward(nn.Module):
@@ -45,7 +50,7 @@ class FeedForward(nn.Module):
         # CODEPATH: real_text recipes answer from a pretrained encoder's states; redheart-* presets start from nothing.
         beside = answers and config.answer_residual and len(sizes) > 2
         self.linear = AnswerLinear(sizes[0], sizes[-1]) if beside else None
-        last = nn.Linear if passes_on else AnswerLinear if answers and not beside else OutputLinear
+        last = nn.Linear if passes_on else AnswerLinear if answers and not beside else output_linear
         kinds = [nn.Linear] * (len(sizes) - 2) + [last]
         self.projections = nn.ModuleList(
             kind(size_in, size_out) for kind, size_in, size_out in zip(kinds, sizes, sizes[1:], strict=False)
@@ -109,7 +114,7 @@ class TaskAttention(nn.Module):
         self.q_proj = nn.Linear(config.task_size, config.task_attention_size)
         self.k_proj = nn.Linear(config.task_size, config.task_attention_size)
         self.v_proj = nn.Linear(config.task_size, config.task_attention_size)
-        self.o_proj = OutputLinear(config.task_attention_size, config.task_size)
+        self.o_proj = output_linear(config.task_attention_size, config.task_size)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, states_BQC: torch.Tensor) -> torch.Tensor:

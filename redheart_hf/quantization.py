@@ -6,8 +6,8 @@ Run   `RedHeartForMultiTask.from_pretrained(folder, quantization_config=BitsAndB
 
 Converted are plain `nn.Linear` layers: attention and feed-forward of blocks, encoder, analyzers and experts, where
 nearly all weights are. Kept are
-  * the layers that give the answers (OutputLinear, AnswerLinear): a few thousand weights each, whose rounding would be
-    in the answer itself, with nothing after it that could make up for it;
+  * the layers that give the answers (AnswerLinear): a few thousand weights each, whose rounding would be in the answer
+    itself, with nothing after it that could make up for it;
   * layers of fewer than SMALL weights, whose memory is not worth their rounding;
   * layers whose input is no multiple of BLOCK, which the 4-bit kernels cannot lay into blocks;
   * keys and values of the regret analyzer, whose weights are also used apart from the layer (modeling_analyzers.py).

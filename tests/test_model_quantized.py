@@ -13,7 +13,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 from redheart_hf import RedHeartForMultiTask
-from redheart_hf.modeling_projections import OutputLinear
+from redheart_hf.modeling_projections import AnswerLinear
 from redheart_hf.quantization import BLOCK, SMALL, kept_in_full
 from training.loading import load_model
 
@@ -50,7 +50,7 @@ def test_it_answers_nearly_as_in_full_and_keeps_the_layers_that_answer(bits: int
     assert converted == plain - set(kept_in_full(full, bits))
     assert converted
     for name, module in full.named_modules():
-        if isinstance(module, OutputLinear):
+        if isinstance(module, AnswerLinear):
             assert torch.equal(small.get_submodule(name).weight.float(), module.weight)
 
 
