@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from training.loop import TrainLoop
 
 GIB = 2**30
+OOM_STATS = "oom_stats"
 FOR_SAVING = 32 << 20
 """Bytes that libraries take for themselves while they write a checkpoint."""
 SAID = (
@@ -199,7 +200,7 @@ def clean_up(loop: "TrainLoop") -> None:
 
 def stopped(loop: "TrainLoop", record: dict[str, Any]) -> DoesNotFit:
     """Writes the record; what to raise, or to print."""
-    path = loop.output_dir / "oom_stats" / f"step-{record['step']}.json"
+    path = loop.output_dir / OOM_STATS / f"step-{record['step']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
     found, planned = record["measured"], record["planned"]

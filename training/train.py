@@ -49,7 +49,7 @@ from training.memory_plot import draw_memory  # noqa: E402
 from training.memory_report import MemoryReport  # noqa: E402
 from training.memory_run import hold, plan_run, refuse_at_once, refuse_without_gpu  # noqa: E402
 from training.monitored_loop import MonitoredLoop  # noqa: E402
-from training.out_of_memory import outside_of_steps, train_or_stop, without_delay  # noqa: E402
+from training.out_of_memory import OOM_STATS, outside_of_steps, train_or_stop, without_delay  # noqa: E402
 from training.preflight import preflight  # noqa: E402
 from training.rewrite import finish_rewrite  # noqa: E402
 from training.run_lock import held_run  # noqa: E402
@@ -106,6 +106,7 @@ def train(config: TrainConfig) -> MemoryReport | None:
     loop.saver.preflight, loop.saver.dev = passed, data.digest["dev"] if data.dev else None
     if accelerator.is_main_process:
         print(check_disk(loop, plan.taught if plan is not None else None))
+        (loop.output_dir / OOM_STATS).mkdir(exist_ok=True)  # empty in the end: memory was never short
     resumed_at = 0 if checkpoint is None else go_on(loop, checkpoint)
     if final_stands(config, loop):
         accelerator.print(f"{config.output_dir}/final is already what this run ends with; nothing is left to do")
