@@ -138,10 +138,11 @@ def as_dict(
 
 def table_of(result: dict[str, Any]) -> str:
     """A line a candidate: its score on both halves, and its distance to the best single one."""
-    lines = [f"{'candidate':<44} {'choosing':>9} {'reporting':>9} {'difference':>10}  95 % interval"]
+    wide = max(len(one["name"]) for one in result["candidates"])
+    lines = [f"{'candidate':<{wide}} {'choosing':>9} {'reporting':>9} {'difference':>10}  95 % interval"]
     for one in result["candidates"]:
         told = one["scores"].get("reporting", {}).get(TOTAL, np.nan)
-        line = f"{one['name']:<44} {one['scores']['choosing'][TOTAL]:>9.4f} {told:>9.4f}"
+        line = f"{one['name']:<{wide}} {one['scores']['choosing'][TOTAL]:>9.4f} {told:>9.4f}"
         if one["difference"] is not None:
             low, high = one["difference"]["interval"]
             line += f" {one['difference']['value']:>+10.4f}  [{low:+.4f}, {high:+.4f}]"
