@@ -205,7 +205,7 @@ def test_what_a_model_is_loaded_with_anew_changes_none_of_its_answers(name, batc
         expected, answers = all_parts_of(model(**inputs_of(batch))), all_parts_of(found(**inputs_of(batch)))
     for key, value in expected.items():
         # Not bit by bit: on some processors sums depend on where in memory weights lie.
-        torch.testing.assert_close(answers[key], value, rtol=0, atol=1e-6, msg=key)
+        torch.testing.assert_close(answers[key], value, rtol=1e-5, atol=1e-5)
 
 
 def test_modules_are_chosen_through_the_auto_classes_and_in_subfolders(tmp_path):
