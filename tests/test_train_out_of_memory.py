@@ -12,6 +12,7 @@ import mmap
 import os
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -42,9 +43,15 @@ def command(output_dir: Path, tokenizer_dir: Path, *more: object) -> list[str]:
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
+    """Hearing the signals of a terminal, which tests in the background or under nohup have been told to ignore."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     pipes: dict = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(arguments, cwd=ROOT, env=environment, text=True, **pipes)
+    return subprocess.Popen(arguments, cwd=ROOT, env=environment, text=True, preexec_fn=hear_signals, **pipes)
+
+
+def hear_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def finish(arguments: list[str]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from select import select
 
 import pytest
-from test_train_out_of_memory import ROOT, command, finish, last_state, start, wait_for_steps
+from test_train_out_of_memory import ROOT, command, finish, hear_signals, last_state, start, wait_for_steps
 from test_train_sharding import launch
 
 from preprocessing.errors import UserError
@@ -82,6 +82,7 @@ def test_a_terminal_that_closes_ends_what_is_before_it_and_not_what_is_behind(wa
     shell, terminal = pty.fork()
     if shell == 0:
         os.chdir(ROOT)
+        hear_signals()
         os.execvpe("bash", ["bash", "--norc", "-i"], os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     os.write(terminal, (given + (" &\n" if way == "behind" else "\n")).encode())
     metrics = tmp_path / "run" / "metrics.jsonl"
