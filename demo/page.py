@@ -89,17 +89,18 @@ class Page:
         return answer | {"dialogue": [turn]} | {name: value for name, value in turn.items() if name != "text"}
 
     def question(self, text: str, actions: str, chosen: float, language: Language) -> dict[str, Any]:
-        self.check(text + actions, language)
+        self.check(text, language, len(actions))
         lines = [line.strip() for line in actions.splitlines() if line.strip()]
         if len(lines) > self.settings.most_actions:
-            raise Refused(f"{say('actions', language)}: {len(lines)} > {self.settings.most_actions}")
+            raise Refused(say("too_many", language, len(lines), self.settings.most_actions))
         return {"text": text, "actions": lines, "chosen": int(chosen or 0) - 1 if lines and chosen else None}
 
-    def check(self, text: str, language: Language) -> None:
+    def check(self, text: str, language: Language, beside: int = 0) -> None:
+        """`beside`: characters that are typed besides it."""
         if not text.strip():
             raise Refused(say("empty", language))
-        if len(text) > self.settings.most_characters:
-            raise Refused(f"{len(text):,} > {self.settings.most_characters:,}")
+        if (typed := len(text) + beside) > self.settings.most_characters:
+            raise Refused(say("too_long", language, f"{typed:,}", f"{self.settings.most_characters:,}"))
 
     def guarded(self, spoken: str, request: gr.Request, act: Callable[[Language], str]) -> str:
         """What `act` gives, or an alert that says why there is nothing."""

@@ -52,6 +52,8 @@ SAID: dict[str, tuple[str, str]] = {
     "untaught": ("이 모델은 배우지 않았습니다", "this model was never taught it"),
     "windows": ("긴 글이라 {0}개 창으로 나누어 읽고 평균했습니다.", "A long text: read in {0} windows and averaged."),
     "empty": ("먼저 글을 써 주세요.", "Type a text first."),
+    "too_long": ("글이 {0}자입니다. {1}자까지 읽습니다.", "That is {0} characters; {1} are read at once."),
+    "too_many": ("선택지가 {0}개입니다. {1}개까지 견줍니다.", "Those are {0} alternatives; {1} can be compared."),
     "slow_down": (
         "잠시 뒤에 다시 해 주세요: 1분에 {0}번까지 물을 수 있습니다.",
         "Wait a moment: {0} questions a minute are answered.",

@@ -13,11 +13,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from redheart_hf.labels import DEFAULT_THRESHOLD
+
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 
 RESAMPLE_CELLS = 4_000_000  # weights held at once: 32 MB
-DEFAULT_THRESHOLD = 0.5
 
 
 def _weights(rows: int, weights: Floats | None) -> Floats:

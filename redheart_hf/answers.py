@@ -15,10 +15,9 @@ import numpy as np
 import torch
 
 from .calibration import calibrated
-from .labels import CIRCUMSTANCES, CULTURE, EMOTION_FIELDS, ETHICS_EXPERTS, POLARITIES, VAD, VIEWS
+from .labels import CIRCUMSTANCES, CULTURE, DEFAULT_THRESHOLD, EMOTION_FIELDS, ETHICS_EXPERTS, POLARITIES, VAD, VIEWS
 from .outputs import RedHeartOutput
 
-DEFAULT_THRESHOLD = 0.5
 Arrays = dict[str, np.ndarray]
 
 LABEL_BEHIND = dict.fromkeys(("polarity", "basic_emotions"), "basic_emotions") | {

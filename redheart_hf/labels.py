@@ -112,6 +112,8 @@ EMOTION_FIELDS = {
     "fine_emotions": FINE_EMOTIONS,
     "korean_emotions": KOREAN_EMOTIONS,
 }
+DEFAULT_THRESHOLD = 0.5
+"""The probability from which a label counts as present, where none was chosen."""
 
 VAD = ("valence", "arousal", "dominance")
 CULTURE = ("jeong", "han", "chemyeon")

@@ -9,8 +9,11 @@ it. A turn of a dialogue, and an action, must fit.
 """
 
 import difflib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import groupby
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -18,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 KEYS = ("text", "actions", "chosen", "turns")
 OVERLAP = 4  # of a window, one part in so many is in the next one too
 SLACK = 8  # tokens: a window's text alone may be cut otherwise than inside its text
+MOST_MARKS = 30  # in a row: the limit of Unicode's stream-safe format (UAX 15)
 LEAST = 16  # tokens of the text in a window
 
 Part = tuple[str, str | None]
@@ -95,7 +99,18 @@ def question_of(asked: Any, where: str, most_characters: int) -> Question:
     chosen = asked.get("chosen")
     if chosen is not None and (type(chosen) is not int or not 0 <= chosen < len(actions)):
         raise ValueError(f"{where}: chosen is {chosen!r}, and the actions are 0 to {len(actions) - 1}")
-    return Question(asked["text"].strip(), tuple(map(str.strip, actions)), chosen, tuple(map(str.strip, turns)))
+    return Question(clean(asked["text"]), tuple(map(clean, actions)), chosen, tuple(map(clean, turns)))
+
+
+def clean(text: str) -> str:
+    """As training reads texts: NFC, since Korean typed on some systems arrives as single jamo; no outer spaces."""
+    return unicodedata.normalize("NFC", text.replace("\r\n", "\n").strip())
+
+
+@cache
+def is_mark(character: str) -> bool:
+    """Whether NFC puts it in order with its neighbours, which takes the square of their number."""
+    return unicodedata.combining(unicodedata.normalize("NFKD", character)[0]) > 0
 
 
 def check_text(text: Any, where: str, most_characters: int) -> None:
@@ -117,6 +132,10 @@ def check_text(text: Any, where: str, most_characters: int) -> None:
             raise ValueError(
                 f"{where} holds {character!r} at {text.index(character)}, which is no character of a text"
             )
+    if not text.isascii():
+        marks = max(sum(1 for _ in run) if mark else 0 for mark, run in groupby(text, key=is_mark))
+        if marks > MOST_MARKS:
+            raise ValueError(f"{where} has {marks} combining marks in a row, and no language more than {MOST_MARKS}")
 
 
 class Reader:

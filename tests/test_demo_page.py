@@ -17,8 +17,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
-pytest.importorskip("gradio")
 from commands import run_command
 
 from demo import __main__ as command
@@ -73,7 +71,7 @@ def test_every_label_has_a_name_in_korean_and_every_line_two_languages():
     labels = {*POLARITIES, *BASIC_EMOTIONS, *FINE_EMOTIONS, *CULTURE, *VAD, *CIRCUMSTANCES, *ETHICS_EXPERTS, *VIEWS}
     assert labels <= set(KOREAN)
     for korean, english in SAID.values():
-        assert re.search("[가-힣]", korean) or korean == english
+        assert re.search("[가-힣]", korean)
         assert korean.count("{0}") == english.count("{0}")
     assert set(EXAMPLES) == {"ko", "en"}
 
@@ -87,17 +85,18 @@ def test_what_is_typed_never_becomes_html(page: Page):
     ):
         assert "<script" not in shown
         assert "<img" not in shown
-        assert "&lt;script&gt;" in shown or "script" in shown
+        assert "&lt;" in shown
 
 
 @pytest.mark.parametrize(
     ("text", "actions", "chosen", "said"),
     [
         ("", "", 0, "Type a text first."),
-        ("  ", "a\nb", 0, "one action|the text is empty|Type a text"),
-        ("x" * 4001, "", 0, "4,001 > 4,000"),
+        ("  ", "a\nb", 0, "Type a text first."),
+        ("x" * 4001, "", 0, "That is 4,001 characters; 4,000 are read at once."),
+        ("x" * 3000, "y\n" * 501, 0, "That is 4,002 characters"),
         ("x", "only one", 0, "a choice needs two or more"),
-        ("x", "\n".join("abcdefghi"), 0, "9 > 8"),
+        ("x", "\n".join("abcdefghi"), 0, "Those are 9 alternatives; 8 can be compared."),
         ("x", "a\nb", 3, "chosen is 2, and the actions are 0 to 1"),
         ("a\x07b", "", 0, "no character of a text"),
     ],
@@ -105,7 +104,7 @@ def test_what_is_typed_never_becomes_html(page: Page):
 def test_what_cannot_be_answered_is_said_to_the_person(page: Page, text, actions, chosen, said):
     shown, _ = page.scenario("English", text, actions, chosen, VISITOR)
     assert 'role="alert"' in shown
-    assert re.search(said, shown.replace("&gt;", ">")), shown
+    assert said in shown
 
 
 def test_a_fault_of_the_program_is_logged_and_not_shown(page: Page, monkeypatch, caplog):

@@ -195,8 +195,8 @@ def test_what_a_model_is_loaded_with_anew_changes_none_of_its_answers(name, batc
     gone = {name, "surd_analyzer"} if name == "surd_head" else {name}
     kept = ["triangle"] if name in MODULES_OF_MODE else [part for part in MODULES if part not in gone]
     asked = name if name in MODULES_OF_MODE else [*kept, name]
-    model = perturbed(RedHeartForMultiTask(config_of(modules=kept))).eval()
-    model.save_pretrained(tmp_path)
+    perturbed(RedHeartForMultiTask(config_of(modules=kept))).save_pretrained(tmp_path)
+    model = RedHeartForMultiTask.from_pretrained(tmp_path)  # read, too: where weights lie in memory decides last bits
     found = RedHeartForMultiTask.from_pretrained(tmp_path, modules=asked, new_modules=True)
     added = {key.removeprefix("model.").split(".")[0] for key in found.state_dict().keys() - model.state_dict().keys()}
     assert found.config.modules == list(MODULES_OF_MODE.get(name, asked))
@@ -204,8 +204,7 @@ def test_what_a_model_is_loaded_with_anew_changes_none_of_its_answers(name, batc
     with torch.no_grad():
         expected, answers = all_parts_of(model(**inputs_of(batch))), all_parts_of(found(**inputs_of(batch)))
     for key, value in expected.items():
-        # Not bit by bit: on some processors sums depend on where in memory weights lie.
-        torch.testing.assert_close(answers[key], value, rtol=1e-5, atol=1e-5)
+        assert torch.equal(answers[key], value), key
 
 
 def test_modules_are_chosen_through_the_auto_classes_and_in_subfolders(tmp_path):

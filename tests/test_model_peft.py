@@ -7,6 +7,7 @@ Run   `pytest tests/test_model_peft.py`
 
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from torch import nn
@@ -17,7 +18,6 @@ from redheart_hf.adapters import adapter_config
 from redheart_hf.modeling_projections import AnswerLinear
 from training.loading import load_model
 
-peft = pytest.importorskip("peft")
 TEXTS = ["할머니 김치를 마지막으로 꺼내 먹었다.", "They cancelled my leave again."]
 LABELS = {
     "basic_emotions": torch.tensor([[0.0, 0, 0, 1, 0, 1, 0], [1.0, 0, 0, 0, 0, 0, 0]]),
@@ -33,7 +33,6 @@ def batch(tiny_model_dir: Path):
 def base(folder: Path, bits: int | None = None) -> RedHeartForMultiTask:
     if bits is None:
         return RedHeartForMultiTask.from_pretrained(folder)
-    pytest.importorskip("bitsandbytes")
     return RedHeartForMultiTask.from_pretrained(folder, quantization_config=BitsAndBytesConfig(load_in_4bit=True))
 
 

@@ -10,6 +10,7 @@ import os
 import random
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,13 @@ def test_an_answer_does_not_depend_on_what_else_is_asked(ask, dev):
             assert_close(found, alone[place])
 
 
+def test_korean_in_single_jamo_is_the_same_text(ask):
+    text = "할머니 김치를 마지막으로 꺼내 먹었다."
+    apart = unicodedata.normalize("NFD", text)
+    assert apart != text
+    assert ask(f" {apart}\r\n") == ask(text)
+
+
 def test_windows_are_averaged_by_their_tokens(ask, scenarios):
     text = " ".join(record.text for record in scenarios[:12])
     found = ask(text)
@@ -151,6 +159,7 @@ def test_streams_are_read_as_they_are_asked_for_and_answered_in_order(ask, dev):
         ({"text": "x", "actions": ["a", "b"], "turns": ["c"]}, "actions and turns"),
         ({"turns": ["c"]}, "None and no text"),
         ("a\x00b", r"'\x00' at 1"),
+        ("e" + "\u0301\u0323" * 200_000, "400000 combining marks in a row"),
         ("a\udc80", r"'\udc80' at 1"),
         ("x" * 10_000_000, "10,000,000 characters; max_characters allows 1,000,000"),
         (["x"] * 100_001, "100,001 answers at once"),

@@ -17,7 +17,6 @@ from redheart_hf.modeling_projections import AnswerLinear
 from redheart_hf.quantization import BLOCK, SMALL, kept_in_full
 from training.loading import load_model
 
-pytest.importorskip("bitsandbytes")
 TEXTS = ["할머니 김치를 마지막으로 꺼내 먹었다.", "They cancelled my leave again.", "He found a wallet."]
 GIVEN = {
     4: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"),

@@ -187,6 +187,8 @@ def many_lives(spec: dict[str, Any]) -> None:
         expected = {0} if kill is None else {0, signal.SIGKILL} if spec.get("may_end") else {signal.SIGKILL}
         if status not in expected:
             raise RuntimeError(f"the process to be ended by {kill} ended with status {status}")
+        if status == signal.SIGKILL:
+            print("killed", flush=True)
 
 
 def main() -> None:

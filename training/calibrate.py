@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from preprocessing.errors import UserError, run
-from preprocessing.metrics import DEFAULT_THRESHOLD
 from preprocessing.readers import parse_source
 from preprocessing.sources import refuse_repeated
 from redheart_hf.calibration import (
@@ -30,6 +29,7 @@ from redheart_hf.calibration import (
     normalised_squared_error,
     variance_factors,
 )
+from redheart_hf.labels import DEFAULT_THRESHOLD
 from training.evaluate import Predicted, predict_by_reader, read_all
 from training.figures import THRESHOLD_READERS, Thresholds, labels_of
 from training.loading import load_model

@@ -19,7 +19,7 @@ import numpy as np
 from preprocessing import metrics
 from preprocessing.errors import UserError
 from preprocessing.records import Record
-from redheart_hf.labels import ETHICS_EXPERTS, VAD, VIEWS
+from redheart_hf.labels import DEFAULT_THRESHOLD, ETHICS_EXPERTS, VAD, VIEWS
 from training.inference import Predictions
 
 NEUTRAL_VIEW = VIEWS.index("neutral")
@@ -70,7 +70,7 @@ def multi_label(field: str) -> Measure:
         if not len(held):
             return
         predicted = predictions[field][held]
-        found = predicted >= np.asarray(thresholds.get(field, [metrics.DEFAULT_THRESHOLD] * predicted.shape[1]))
+        found = predicted >= np.asarray(thresholds.get(field, [DEFAULT_THRESHOLD] * predicted.shape[1]))
         true = truth >= 0.5
         yield Figure("macro_f1", lambda weights: metrics.macro_f1(true, found, weights), len(held), len(held))
 

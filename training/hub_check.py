@@ -5,7 +5,6 @@ Out   sentences, one for each thing that is not as published; bytes that were fr
 Run   through training/hub.py
 """
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -13,8 +12,9 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from preprocessing.errors import UserError
+from preprocessing.folders import file_digest
 from training.hub_names import COMMIT
-from training.hub_repo import CHUNK, HubRepo
+from training.hub_repo import HubRepo
 
 
 def problems_of(repo: HubRepo, progress: bool = True) -> list[str]:
@@ -32,8 +32,9 @@ def problems_of(repo: HubRepo, progress: bool = True) -> list[str]:
     for snapshot in sorted(repo.snapshots.glob("*")):
         found += problems_of_snapshot(repo, snapshot, blobs)
     for name in tqdm(sorted(blobs), desc=repo.repo_id, unit="blob", disable=not progress, leave=False):
-        if (path := repo.blobs / name).is_file() and digest_of(path) != name:
-            found.append(f"blobs/{name} holds something else than its name says: SHA-256 {digest_of(path)[:12]}…")
+        path = repo.blobs / name
+        if path.is_file() and (digest := file_digest(path)["sha256"]) != name:
+            found.append(f"blobs/{name} holds something else than its name says: SHA-256 {digest[:12]}…")
     return found
 
 
@@ -80,11 +81,3 @@ def prune(repo: HubRepo, keep: int) -> tuple[list[str], int]:
             freed += blob.stat().st_size
             blob.unlink()
     return gone, freed
-
-
-def digest_of(path: Path) -> str:
-    seen = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(CHUNK):
-            seen.update(part)
-    return seen.hexdigest()
