@@ -74,12 +74,16 @@ preprocess() {
 }
 
 # One run of pytest, so that its closing line is the last line and speaks for every test. No test asks a model hub.
+# Tests compare bits, and several threads may sum in another order: one thread each, and as many at a time as there are
+# cores, up to four, for the largest of them take some GiB. What starts more processes says so itself.
 run_tests() {
-    local selection="not slow and not gpu"
+    local selection="not slow and not gpu" processes
+    processes=$(nproc)
     if [[ -n ${CI:-} || ${REDHEART_SLOW:-0} == 1 ]]; then
         selection="not gpu"
     fi
-    HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" python -m pytest -m "$selection" "$@"
+    export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+    python -m pytest -m "$selection" --numprocesses "$((processes < 4 ? processes : 4))" --dist worksteal "$@"
 }
 
 mode=train

@@ -18,6 +18,24 @@ ROOT = Path(__file__).resolve().parents[1]
 SCENARIOS = ROOT / "data" / "scenarios"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # this process tells, those beside it run the tests
+        config.pluginmanager.register(TellAtOnce(config), "redheart-tell-at-once")
+
+
+class TellAtOnce:
+    """What failed is told where it fails, too: a suite that is cut short has said it."""
+
+    def __init__(self, config: pytest.Config):
+        self.config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+            terminal.write_line(f"\nFAILED {report.nodeid} ({report.when}, {report.duration:.0f} s)")
+            terminal.write_line("\n".join(report.longreprtext.splitlines()[-30:]))
+
+
 @pytest.fixture
 def own_precision() -> Iterator[None]:
     """A run is a process of its own: the precision that another test's accelerator has fixed is not fixed in it."""
