@@ -93,7 +93,6 @@ class Analyzer(nn.Module):
         context_size: int,
         num_layers: int,
         width: int,
-        bias: bool = True,
     ):
         super().__init__()
         size = config.analyzer_size
@@ -102,13 +101,12 @@ class Analyzer(nn.Module):
         self.context_norm = nn.LayerNorm(context_size, eps=config.layer_norm_eps)
         self.layers = nn.ModuleList(AnalyzerLayer(config, context_size, width) for _ in range(num_layers))
         self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.answer = AnswerLinear(size, num_answers, bias=bias)
+        self.answer = AnswerLinear(size, num_answers)
 
     def init_own_weights(self, deviation: float) -> None:
         init.normal_(self.queries, std=deviation)
         init.zeros_(self.answer.weight)
-        if self.answer.bias is not None:
-            init.zeros_(self.answer.bias)
+        init.zeros_(self.answer.bias)
 
     def ask(self, task_BC: torch.Tensor, context: torch.Tensor, mask=None, rivals=None) -> torch.Tensor:
         """Answers (B, N, num_answers)."""
@@ -186,8 +184,7 @@ class SurdAnalyzer(Analyzer):
 
     def __init__(self, config: RedHeartConfig):
         layers, width = config.num_surd_analyzer_layers, config.surd_analyzer_intermediate_size
-        # Without bias: one number added to all twelve logits changes nothing of their softmax, and would never learn.
-        super().__init__(config, len(SURD_TERMS), 1, config.task_size, layers, width, bias=False)
+        super().__init__(config, len(SURD_TERMS), 1, config.task_size, layers, width)
 
     def forward(self, task_BQC: torch.Tensor) -> torch.Tensor:
         """Correction of the terms' logits, (B, 12)."""

@@ -31,8 +31,8 @@ class AnswerLinear(nn.Linear):
     """Says something of a text; it starts as `output_linear` does, and stays in full precision where others are not.
     Training may give these layers a rate of their own (`answer_learning_rate`)."""
 
-    def __init__(self, in_features: int, out_features: int, may_be_silent: bool = True, bias: bool = True):
-        super().__init__(in_features, out_features, bias)
+    def __init__(self, in_features: int, out_features: int, may_be_silent: bool = True):
+        super().__init__(in_features, out_features)
         self.may_be_silent = may_be_silent
 
 

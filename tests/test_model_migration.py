@@ -19,7 +19,6 @@ from redheart_hf import RedHeartConfig, RedHeartForMultiTask
 from training.loading import load_model
 
 SCALE = "ethics_head.log_preference_scale"
-BIAS = "surd_analyzer.answer.bias"  # changed no answer: one number added to all logits of a softmax
 
 
 @pytest.fixture
@@ -35,12 +34,10 @@ def with_config(folder: Path, **changes) -> None:
     (folder / "config.json").write_text(json.dumps(left), encoding="utf-8")
 
 
-def test_version_0_had_no_number_a_scale_without_a_dimension_and_a_bias_more(folder: Path, tiny_model_dir: Path):
+def test_version_0_had_no_number_and_a_scale_without_a_dimension(folder: Path, tiny_model_dir: Path):
     weights = load_file(folder / "model.safetensors")
     assert weights[SCALE].shape == (1,)
-    assert BIAS not in weights
-    old = weights | {SCALE: weights[SCALE][0].clone(), BIAS: torch.ones(1)}
-    save_file(old, folder / "model.safetensors", {"format": "pt"})
+    save_file(weights | {SCALE: weights[SCALE][0].clone()}, folder / "model.safetensors", {"format": "pt"})
     with_config(folder, config_version=None, custom_pipelines=None)
     old, _ = load_model(folder)
     new, _ = load_model(tiny_model_dir)

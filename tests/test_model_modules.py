@@ -94,7 +94,9 @@ def test_zero_rounds_of_the_triangle_are_none_and_more_rounds_are_more(batch):
 
 
 def test_every_weight_learns_within_two_labelled_steps(batch):
-    """No filler: but for experts that none of these texts is sent to, all weights get a gradient."""
+    """No filler: but for experts that none of these texts is sent to, all weights get a gradient. And but for one
+    number: the bias of SURD's analyzer is added to all logits of a softmax. It is in the networks that are kept as they
+    were (tests/golden/legacy.json), so it stays."""
     torch.manual_seed(0)
     model = RedHeartForMultiTask(config_of()).train()
     labels = {name: torch.nan_to_num(value, 0.3) for name, value in batch["labels"].items() if name != "preference"}
@@ -111,7 +113,7 @@ def test_every_weight_learns_within_two_labelled_steps(batch):
         moved |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
         optimizer.step()
     still = {name for name, _ in model.named_parameters()} - moved
-    assert {name for name in still if "mixture.experts" not in name} == set()
+    assert {name for name in still if "mixture.experts" not in name} <= {"surd_analyzer.answer.bias"}
 
 
 # ---------------------------------------------------------------- rivals and memory
