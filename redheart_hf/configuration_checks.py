@@ -6,10 +6,26 @@ Run   through `RedHeartConfig(...)`.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from .labels import CIRCUMSTANCES, EMOTION_FIELDS, MODULES, MODULES_OF_MODE, VAD
 
+PLACES = ("encoder", "blocks")
+ADAPTERS: dict[str, Callable[[Any], bool]] = {
+    "method": lambda value: value in ("lora", "ia3"),
+    "on": lambda value: isinstance(value, list) and value != [] and all(place in PLACES for place in value),
+    "rank": lambda value: type(value) is int and value >= 1,
+    "alpha": lambda value: type(value) is int and value >= 1,
+    "dropout": lambda value: type(value) in (int, float) and 0 <= value < 1,
+}
+ADAPTERS_TAKE = {
+    "method": "lora or ia3",
+    "on": "a list of encoder, blocks",
+    "rank": "a whole number from 1",
+    "alpha": "a whole number from 1",
+    "dropout": "a number in [0, 1)",
+}
 LABELS_OF_FIELD = {field: len(names) for field, names in EMOTION_FIELDS.items()}
 POSITIVE_NUMBERS = ("rope_theta", "layer_norm_eps", "memory_sharpness", "huber_delta", "quantile_huber_delta")
 NUMBERS_FROM_ZERO = (
@@ -37,6 +53,7 @@ def check_config(config: Any) -> None:
     check_numbers(config)
     check_modules(config.modules)
     check_residuals(config)
+    check_adapters(config)
     check_calibration(config.calibration or {})
     check_of_labels("label_weights", config.label_weights or {}, highest=float("inf"))
     check_of_labels("thresholds", config.thresholds or {}, highest=1.0)
@@ -109,6 +126,28 @@ def check_numbers(config: Any) -> None:
         raise ValueError(f"circumstance_weights must be {len(CIRCUMSTANCES)} numbers >= 0 of sum 1, got {weights}")
     if 0 < config.focal_gamma < 1:
         raise ValueError(f"focal_gamma must be 0 or at least 1, got {config.focal_gamma}: below, slopes are endless")
+
+
+def check_adapters(config: Any) -> None:
+    """What adapts a trained model: known settings, of values that make adapters, in a place that exists and learns."""
+    if config.adapters is None:
+        return
+    for name, value in config.adapters.items():
+        if name not in ADAPTERS:
+            raise ValueError(f"adapters has no {name!r}; known: {', '.join(ADAPTERS)}")
+        if not ADAPTERS[name](value):
+            raise ValueError(f"adapters.{name} is {value!r}; {ADAPTERS_TAKE[name]}")
+    of_lora = [name for name in ("rank", "alpha", "dropout") if name in config.adapters]
+    if config.adapters.get("method") == "ia3" and of_lora:
+        raise ValueError(f"adapters.{of_lora[0]} is LoRA's, and the method is ia3; leave it out")
+    if "encoder" in config.adapters.get("on", PLACES):
+        if config.text_encoder_config is None and "on" in config.adapters:
+            raise ValueError("adapters are asked for on the encoder, but the model reads without a text encoder")
+        if config.text_encoder_config is not None and config.text_encoder_mode in ("frozen", "lora"):
+            raise ValueError(
+                f"adapters are asked for on the encoder, but text_encoder_mode is {config.text_encoder_mode}; set it "
+                "to trained (the adapters alone learn), or adapt on: [blocks]"
+            )
 
 
 def check_residuals(config: Any) -> None:

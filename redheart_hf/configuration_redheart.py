@@ -76,6 +76,9 @@ class RedHeartConfig(PreTrainedConfig):
     """What an adapter adds is multiplied by `lora_alpha` / `lora_rank`."""
     lora_target_modules: list[str] | str = "all-linear"
     """Layers of the encoder that get adapters: ends of their names in a list, or what peft takes as one string."""
+    adapters: dict[str, Any] | None = None
+    """What adapts a trained model that itself stays as it is: {method: lora or ia3, on: [encoder, blocks], rank: 8,
+    alpha: 16, dropout: 0.0}; the layers that answer learn too (adapters.py)."""
     text_encoder_standardize: bool = False
     """Whether its states are taken less their mean and over their spread, both measured before training."""
     text_prefix: str = ""

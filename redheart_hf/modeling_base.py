@@ -16,6 +16,7 @@ from transformers import initialization as init
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 
+from .adapters import only_adapters_learn
 from .configuration_redheart import RedHeartConfig
 from .labels import MODULES
 from .modeling_analyzers import Analyzer
@@ -129,6 +130,8 @@ class RedHeartPreTrainedModel(PreTrainedModel):
         for module in model.modules():
             if isinstance(module, TextEncoder):
                 module.fix_what_does_not_learn()
+        if model.config.adapters is not None:
+            only_adapters_learn(model)
         return (model, report) if with_report else model
 
 

@@ -6,14 +6,14 @@ Run   through `RedHeartModel`; `config.text_encoder_config` decides which of the
 """
 
 import inspect
-import math
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel
-from transformers import initialization as init
+from transformers.utils import is_peft_available
 
+from .adapters import inject
 from .configuration_redheart import RedHeartConfig
 from .modeling_projections import output_linear
 
@@ -98,16 +98,6 @@ class TextEncoder(nn.Module):
         if self.mode == "layers":
             self.encoder.get_input_embeddings().requires_grad_(False)
 
-    def start_adapters(self) -> None:
-        """Adapters begin as peft has them, B at zero: the encoder reads as it was trained to until they learn.
-
-        Called after Transformers has initialised every linear layer, not knowing which ones are adapters.
-        """
-        for module in self.encoder.modules():
-            for name in getattr(module, "lora_B", ()):
-                init.kaiming_uniform_(module.lora_A[name].weight, a=math.sqrt(5))
-                init.zeros_(module.lora_B[name].weight)
-
     def forward(self, input_ids, attention_mask=None, token_type_ids=None) -> torch.Tensor:
         return self.standardization(self.read(input_ids, attention_mask, token_type_ids))
 
@@ -134,12 +124,12 @@ class TextEncoder(nn.Module):
 
 def add_lora(encoder: nn.Module, config: RedHeartConfig) -> None:
     """Put low-rank adapters (Hu et al. 2021, arXiv 2106.09685) into the encoder's linear layers, in place."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    adapters = LoraConfig(
-        r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=config.lora_target_modules, bias="none"
-    )
-    inject_adapter_in_model(adapters, encoder)
+    if is_peft_available():  # in this form the Auto classes do not ask for peft where nothing is adapted
+        from peft import LoraConfig
+    else:
+        raise ImportError("text_encoder_mode lora needs the package peft: pip install peft")
+    targets = config.lora_target_modules
+    inject(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=targets, bias="none"), encoder)
 
 
 def drop_pooler(encoder: nn.Module) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoModel
 from transformers.masking_utils import create_bidirectional_mask
 
+from .adapters import put_adapters, start_adapters
 from .configuration_redheart import RedHeartConfig
 from .labels import TASKS
 from .losses import label_counts, loss_sums, multi_task_loss
@@ -73,7 +74,7 @@ class RedHeartModel(RedHeartPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
         if isinstance(self.embeddings, TextEncoder):
-            self.embeddings.start_adapters()
+            start_adapters(self.embeddings)
 
     def forward(
         self,
@@ -121,6 +122,9 @@ class RedHeartForMultiTask(RedHeartPreTrainedModel):
         self.triangle = optional(config, "triangle")
         self.affect_filter = optional(config, "affect_filter")
         self.post_init()
+        # CODEPATH: checkpoints of an adapted model carry the adapters apart; final/ has them merged.
+        if config.adapters is not None:
+            put_adapters(self, config.adapters)
 
     def forward(
         self,
@@ -210,6 +214,8 @@ class RedHeartForMultiTask(RedHeartPreTrainedModel):
 
     def update_router_bias(self, router_load: torch.Tensor) -> None:
         """Balance the experts after an optimizer step; `router_load` (E,) is that step's, over all processes."""
+        if self.config.adapters is not None:  # which adapt the model as it is
+            return
         mixture = self.emotion_head.mixture
         mixture.update_router_bias(router_load.to(mixture.router_bias.device), self.config.router_bias_rate)
 

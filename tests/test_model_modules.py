@@ -94,9 +94,9 @@ def test_zero_rounds_of_the_triangle_are_none_and_more_rounds_are_more(batch):
 
 
 def test_every_weight_learns_within_two_labelled_steps(batch):
-    """No filler: but for experts that none of these texts is sent to, all weights get a gradient. And but for one
-    number: the bias of SURD's analyzer is added to all logits of a softmax. It is in the networks that are kept as they
-    were (tests/golden/legacy.json), so it stays."""
+    """No filler: but for experts that none of these texts is sent to, all weights get a gradient; and but for one
+    number: the bias of SURD's analyzer is added to all logits of a softmax. The networks that stay what they were have
+    it (tests/golden/legacy.json)."""
     torch.manual_seed(0)
     model = RedHeartForMultiTask(config_of()).train()
     labels = {name: torch.nan_to_num(value, 0.3) for name, value in batch["labels"].items() if name != "preference"}

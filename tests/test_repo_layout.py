@@ -20,6 +20,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from transformers.dynamic_module_utils import get_imports
 
 REPO = Path(__file__).resolve().parent.parent
 CODE_FOLDERS = ("redheart_hf", "preprocessing", "training", "demo", "benchmarks", "tests")
@@ -80,6 +81,14 @@ def test_a_model_file_imports_only_what_the_package_asks_for(path: Path):
         top = module.split(".")[0]
         if not dots and top not in sys.stdlib_module_names:
             assert top in known, f"{name(path)}:{node.lineno}: {top} is in neither install_requires nor the extra lora"
+
+
+def test_a_published_model_asks_for_no_more_than_transformers_and_torch():
+    """The Auto classes refuse a folder whose code imports what is not there, be it in a function that is never called:
+    peft, of which adapted models alone have need, is asked for behind `is_peft_available`."""
+    for path in MODEL_FILES:
+        asked = set(get_imports(path)) - sys.stdlib_module_names
+        assert asked <= {"torch", "transformers", "numpy", "safetensors", "huggingface_hub"}, name(path)
 
 
 def test_a_checkout_imports_only_what_its_extras_ask_for():

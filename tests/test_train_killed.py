@@ -22,7 +22,7 @@ from preprocessing.folders import verify
 from redheart_hf.labels import MODULES
 from training.checkpoint import checkpoints
 
-RUNS = int(os.environ.get("REDHEART_KILLED_RUNS", 12))
+RUNS = int(os.environ.get("REDHEART_KILLED_RUNS", 5))
 DEV_ROWS = 24
 Kill = tuple[str, int, float]  # a mark of tests/run_lives.py, which time it is passed, seconds after that
 FOUND = (

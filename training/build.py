@@ -22,6 +22,7 @@ from preprocessing.errors import UserError
 from preprocessing.model_files import place_of, what_loading_raises
 from preprocessing.sources import expand
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask, preset_config
+from redheart_hf.adapters import put_adapters
 from training.config import TrainConfig
 from training.creation import create_model
 from training.loading import check_vocabulary, load_model, load_tokenizer, read_config
@@ -134,7 +135,13 @@ def build_model(
 
 def go_on_from(folder: str, changes: dict[str, Any]) -> tuple[PreTrainedTokenizerBase, RedHeartForMultiTask]:
     """Tokenizer and model of a folder that training wrote, its config changed as far as its weights allow."""
-    model, tokenizer = load_model(expand(folder), changes, new_modules=True)
+    adapters = changes.get("adapters")
+    plain = {name: value for name, value in changes.items() if name != "adapters"}
+    model, tokenizer = load_model(expand(folder), plain, new_modules=True)
+    if adapters is not None and model.config.adapters is None:
+        with what_loading_raises(folder, "a model to adapt"):
+            put_adapters(model, adapters)
+        model.config.adapters = adapters
     # They were fitted to answers that will change, and to counts of other data.
     model.config.calibration, model.config.thresholds = None, None
     model.config.label_weights = changes.get("label_weights")

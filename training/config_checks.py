@@ -69,6 +69,7 @@ def check(config: "TrainConfig") -> None:
     check_placement(config)
     check_optimizer(config)
     check_balance(config)
+    check_adapters(config)
     check_techniques(config)
     check_rows(config)
     check_sampling(config)
@@ -177,6 +178,14 @@ def check_balance(config: "TrainConfig") -> None:
         raise UserError(f"class_balance must lie in [0, 1), got {config.class_balance}")
     if config.class_balance is not None and config.model.get("label_weights"):
         raise UserError("class_balance and model.label_weights both weigh the labels; give one of them")
+
+
+def check_adapters(config: "TrainConfig") -> None:
+    if config.model.get("adapters") is not None and config.start_from is None:
+        raise UserError(
+            "model.adapters adapt a model that was trained, and start_from names none: give its folder; a fresh model "
+            "on a pretrained encoder learns with model.text_encoder_mode lora"
+        )
 
 
 def check_techniques(config: "TrainConfig") -> None:

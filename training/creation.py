@@ -23,6 +23,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask
+from redheart_hf.adapters import start_adapters
 from redheart_hf.modeling_dynamics import AffectFilter
 from redheart_hf.modeling_embeddings import TextEncoder
 from redheart_hf.modeling_head_emotion import MixtureOfExperts
@@ -54,8 +55,7 @@ def create_model(config: RedHeartConfig, weight_precision: str) -> RedHeartForMu
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.zeros(buffer.shape, dtype=buffer.dtype))
     model.init_weights()
-    if isinstance(model.model.embeddings, TextEncoder):
-        model.model.embeddings.start_adapters()
+    start_adapters(model)
     return model
 
 

@@ -93,6 +93,8 @@ def refuse_other_computation(saved: Mapping[str, Any], changes: Mapping[str, Any
                 f"its weights were trained with {name} {saved[name]} and would compute something else with "
                 f"{changes[name]}; leave {name} out"
             )
+    if saved["adapters"] is not None and changes.get("adapters", saved["adapters"]) != saved["adapters"]:
+        raise ValueError(f"it holds adapters {saved['adapters']} already: leave them out, or start from final/")
     modules = RedHeartConfig(modules=changes.get("modules", saved["modules"])).modules  # a mode becomes a list
     fresh = set(modules) - set(saved["modules"])
     for name in STARTS:

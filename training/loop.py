@@ -86,7 +86,8 @@ class TrainLoop:
         self.term_weights = Famo(config) if config.loss_weighting == "famo" else TermWeights(config)
         self.loss_means = LossMeans()
         self.surd_targets = SurdTargets("surd" in self.terms and config.loss_weights.get("surd", 1.0) > 0)
-        refresh_steps = config.memory_refresh_steps if config.update_weights else 0
+        own_weights_stay = not config.update_weights or model.config.adapters is not None
+        refresh_steps = 0 if own_weights_stay else config.memory_refresh_steps
         self.scenario_slots = ScenarioSlots(model, self.optimizer, refresh_steps)
         self.step, self.skipped_steps, self.skipped_in_a_row, self.metrics_bytes = 0, 0, 0, 0
         self.judged: tuple[int, Evaluation] | None = None  # what the last evaluation found, and after which step

@@ -80,6 +80,7 @@ def wrong_with_pieces(config: TrainConfig, plugin: FullyShardedDataParallelPlugi
     """What the recipe or the launcher asks for that is not done on pieces of a model."""
     loads_once = is_asked("FSDP_CPU_RAM_EFFICIENT_LOADING")
     whole_ones = config.optimizer not in ("adamw", "sgd")
+    adapted = config.model.get("adapters") is not None
     reasons = {
         "fsdp_version must be 2, not 1": plugin.fsdp_version != 2,
         "fsdp_cpu_ram_efficient_loading must be false: each process makes the model, from the seed": loads_once,
@@ -89,6 +90,7 @@ def wrong_with_pieces(config: TrainConfig, plugin: FullyShardedDataParallelPlugi
         "mixed_precision fp16 is not done; use bf16 or no": config.mixed_precision == "fp16",
         f"weight_precision {config.weight_precision} is not done; use fp32": config.weight_precision != "fp32",
         f"optimizer {config.optimizer} would see a piece where it wants the whole; use adamw or sgd": whole_ones,
+        "model.adapters leaves little to share out, and merging wants whole weights; leave FSDP out": adapted,
         "update_in_backward moves weights before gradients are added up; leave it out": config.update_in_backward,
         f"ema_decay {config.ema_decay} would need whole weights to change places with, and these are pieces; leave it "
         "out": config.ema_decay is not None,
