@@ -214,7 +214,8 @@ class RedHeartForMultiTask(RedHeartPreTrainedModel):
 
     def update_router_bias(self, router_load: torch.Tensor) -> None:
         """Balance the experts after an optimizer step; `router_load` (E,) is that step's, over all processes."""
-        if self.config.adapters is not None:  # which adapt the model as it is
+        # CODEPATH: adapters are of a model that stays as it is, its router too; others balance as they learn.
+        if self.config.adapters is not None:
             return
         mixture = self.emotion_head.mixture
         mixture.update_router_bias(router_load.to(mixture.router_bias.device), self.config.router_bias_rate)
