@@ -6,9 +6,9 @@ Run   REDHEART_DATA_DIR=/path/to/data OMP_NUM_THREADS=1 python benchmarks/adapte
           --encoder outputs/encoders/multilingual-e5-small --output outputs/adapters
 
 The recipe is real_text_ko.yaml with small heads and no block of its own, on a tenth of GoEmotions and 4,000 rows of
-KOTE, so that most of what learns is the encoder. Each way has its own rate for the encoder: adapters start from nothing
-and take a higher one. Figures are of the reporting half of dev, with thresholds chosen on the other; ratios are to the
-way that trains all. A run that was ended goes on.
+KOTE, so that most of what learns is the encoder. Each way has its own rate for the encoder: adapters start from
+nothing and take a higher one. Figures are of the reporting half of dev, with thresholds chosen on the other; ratios are
+to the way that trains all. A run that was ended goes on.
 """
 
 import argparse
@@ -20,11 +20,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.ablation import DATA, SMALL
 
+ROOT = Path(__file__).resolve().parents[1]
 WAYS: dict[str, dict[str, Any]] = {
     "all of it": {"text_encoder_mode": "trained", "rate": 1e-4},
     "lora": {"text_encoder_mode": "lora", "rate": 1e-3},
@@ -82,7 +82,8 @@ def main() -> None:
     }
     (options.output / "adapters.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(
-        "| | what learns | GoEmotions macro-F1 | KOTE macro-F1 | memory, GiB | minutes |\n|---|---:|---:|---:|---:|---:|"
+        "| | what learns | GoEmotions macro-F1 | KOTE macro-F1 | memory, GiB | minutes |\n"
+        "|---|---:|---:|---:|---:|---:|"
     )
     whole = found["all of it"]
     for way, values in found.items():

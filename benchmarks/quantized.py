@@ -1,11 +1,12 @@
 """What 8 and 4 bits cost a trained model on the CPU: its figures on GoEmotions dev beside those in bfloat16.
 
 In    --model DIR, a trained folder; REDHEART_DATA_DIR (GoEmotions).
-Out   a table: macro-F1 on the reporting half of dev and how far it is from bfloat16's, in points; MB of weights; rows a
-      second.
+Out   a table: macro-F1 on the reporting half of dev and how far it is from bfloat16's, in points; MB of weights; rows
+      a second.
 Run   REDHEART_DATA_DIR=/path/to/data OMP_NUM_THREADS=1 python benchmarks/quantized.py --model outputs/real_text/final
 
-Thresholds are those in the folder's config, the same for all. Which layers keep their precision: redheart_hf/quantization.py.
+Thresholds are those in the folder's config, the same for all. Which layers keep their precision:
+redheart_hf/quantization.py.
 """
 
 import argparse
