@@ -7,8 +7,8 @@ Run   REDHEART_DATA_DIR=/path/to/data OMP_NUM_THREADS=1 python benchmarks/adapte
 
 The recipe is real_text_ko.yaml with small heads and no block of its own, on a tenth of GoEmotions and 4,000 rows of
 KOTE, so that most of what learns is the encoder. Each way has its own rate for the encoder: adapters start from
-nothing and take a higher one. Figures are of the reporting half of dev, with thresholds chosen on the other; ratios are
-to the way that trains all. A run that was ended goes on.
+nothing and take a higher one. Figures are of the reporting half of dev, with thresholds chosen on the other half.
+Ratios are to the way that trains all. A run that was ended goes on.
 """
 
 import argparse
