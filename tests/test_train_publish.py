@@ -68,6 +68,7 @@ def repo_of(place: Path) -> HubRepo:
     return HubRepo(place, NAME)
 
 
+@pytest.mark.timeout(600)  # three programs of their own import Transformers: minutes on a busy machine
 def test_another_program_loads_it_by_name_and_tag_and_answers_the_same(model_dir: Path, tmp_path: Path):
     place = tmp_path / "hub"
     code, out, err = published(model_dir, place, "--tag", "v1")
