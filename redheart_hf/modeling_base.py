@@ -20,6 +20,7 @@ from .adapters import only_adapters_learn
 from .configuration_redheart import RedHeartConfig
 from .labels import MODULES
 from .modeling_analyzers import Analyzer
+from .modeling_blocks import PreNormBlock, RedHeartAttention
 from .modeling_dynamics import AffectFilter, SignalSimulator
 from .modeling_embeddings import Standardization, TextEncoder
 from .modeling_head_emotion import MixtureOfExperts
@@ -62,7 +63,17 @@ class RedHeartPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["PreNormBlock", "PostNormBlock"]
     _supports_sdpa = True
     _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": PreNormBlock, "attentions": RedHeartAttention}
     _keys_to_ignore_on_load_unexpected = [rf"\b{name}\." for name in MODULES]  # left out by `modules`
+
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """As Transformers'; the table of a text encoder is the one of its own config."""
+        own, embeddings = self.config.vocab_size, super().resize_token_embeddings(*args, **kwargs)
+        # CODEPATH: models on a text encoder have no token embeddings beside it.
+        if self.config.text_encoder_config is not None:
+            self.config.vocab_size = own
+            self.config.text_encoder_config.vocab_size = embeddings.num_embeddings
+        return embeddings
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

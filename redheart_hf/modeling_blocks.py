@@ -74,7 +74,8 @@ class RedHeartAttention(nn.Module):
         attention_mask: torch.Tensor | None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         **kwargs,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """States (B, T, D), and the weights (B, heads, T, T) where the implementation has them: eager alone."""
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
         query = rotate_pairs(self.q_proj(hidden_states).view(shape).transpose(1, 2), *position_embeddings)
         key = rotate_pairs(self.k_proj(hidden_states).view(shape).transpose(1, 2), *position_embeddings)
@@ -82,7 +83,7 @@ class RedHeartAttention(nn.Module):
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        mixed, _ = attention(
+        mixed, weights = attention(
             self,
             query,
             key,
@@ -92,7 +93,7 @@ class RedHeartAttention(nn.Module):
             scaling=self.head_dim**-0.5,
             **kwargs,
         )
-        return self.o_proj(mixed.reshape(hidden_states.shape))
+        return self.o_proj(mixed.reshape(hidden_states.shape)), weights
 
 
 class GeluMLP(nn.Module):
@@ -134,7 +135,7 @@ class PreNormBlock(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask, position_embeddings, **kwargs) -> torch.Tensor:
-        attended = self.attention(self.attention_norm(hidden_states), attention_mask, position_embeddings, **kwargs)
+        attended, _ = self.attention(self.attention_norm(hidden_states), attention_mask, position_embeddings, **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
         return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
 
@@ -145,7 +146,7 @@ class PostNormBlock(PreNormBlock):
     mlp_class = SwiGluMLP
 
     def forward(self, hidden_states: torch.Tensor, attention_mask, position_embeddings, **kwargs) -> torch.Tensor:
-        attended = self.attention(hidden_states, attention_mask, position_embeddings, **kwargs)
+        attended, _ = self.attention(hidden_states, attention_mask, position_embeddings, **kwargs)
         hidden_states = self.attention_norm(hidden_states + self.dropout(attended))
         return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
 

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from transformers import AutoModel
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
 
 from .adapters import put_adapters, start_adapters
 from .configuration_redheart import RedHeartConfig
@@ -76,6 +78,7 @@ class RedHeartModel(RedHeartPreTrainedModel):
         if isinstance(self.embeddings, TextEncoder):
             start_adapters(self.embeddings)
 
+    @capture_outputs
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -126,6 +129,7 @@ class RedHeartForMultiTask(RedHeartPreTrainedModel):
         if config.adapters is not None:
             put_adapters(self, config.adapters)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -143,7 +147,7 @@ class RedHeartForMultiTask(RedHeartPreTrainedModel):
             check_alternatives(alternatives, chosen, len(input_ids))
         if turns is not None and self.affect_filter is None:
             raise ValueError("turns were given, but this model has no affect_filter to follow them with")
-        backbone = self.model(input_ids, attention_mask, token_type_ids)
+        backbone = self.model(input_ids, attention_mask, token_type_ids, **kwargs)
         task_BQC, hidden_BTD = backbone.task_states, backbone.last_hidden_state
         corrections = self.analyze(task_BQC, hidden_BTD, attention_mask, alternatives)
         emotion, ethics, regret = self.answer(task_BQC, corrections, alternatives, chosen)
@@ -158,6 +162,8 @@ class RedHeartForMultiTask(RedHeartPreTrainedModel):
             last_hidden_state=hidden_BTD,
             pooled_states=backbone.pooled_states,
             task_states=task_BQC,
+            hidden_states=backbone.hidden_states,
+            attentions=backbone.attentions,
         )
         if self.surd_head is not None:
             output.surd = self.surd_head(task_BQC[:, TASKS.index("surd")], corrections["surd"])

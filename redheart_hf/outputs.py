@@ -17,11 +17,17 @@ from transformers.utils import ModelOutput
 @dataclass
 class RedHeartModelOutput(ModelOutput):
     """Of the backbone. `last_hidden_state` (B, T, D); `pooled_states` (B, Q, D), what each task takes from it, before
-    the scenario memory; `task_states` (B, Q, C), in the order of `labels.TASKS`."""
+    the scenario memory; `task_states` (B, Q, C), in the order of `labels.TASKS`.
+
+    With `output_hidden_states=True` `hidden_states`: what goes into the first block and comes out of each, (B, T, D),
+    the last of them `last_hidden_state`. With `output_attentions=True` and eager attention `attentions`: each block's
+    weights (B, heads, T, T)."""
 
     last_hidden_state: torch.Tensor = None
     pooled_states: torch.Tensor = None
     task_states: torch.Tensor = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -96,8 +102,8 @@ class DynamicsOutput(ModelOutput):
 @dataclass
 class RedHeartOutput(ModelOutput):
     """Of the whole model. `loss` () and `losses` (term -> ()) when labels were given; one output per head, `surd` and
-    `dynamics` where the model has them; `last_hidden_state` (B, T, D), `pooled_states` (B, Q, D) and `task_states`
-    (B, Q, C) of the backbone."""
+    `dynamics` where the model has them; `last_hidden_state` (B, T, D), `pooled_states` (B, Q, D), `task_states`
+    (B, Q, C), and, where they were asked for, `hidden_states` and `attentions` of the backbone."""
 
     loss: torch.Tensor = None
     losses: dict[str, torch.Tensor] | None = None
@@ -109,3 +115,5 @@ class RedHeartOutput(ModelOutput):
     last_hidden_state: torch.Tensor = None
     pooled_states: torch.Tensor = None
     task_states: torch.Tensor = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None

@@ -85,7 +85,8 @@ def test_attention_is_the_formula(implementation, hidden_BTD, padding_BT):
     attention = randomised(RedHeartAttention(config))
     mask = create_bidirectional_mask(config=config, inputs_embeds=hidden_BTD, attention_mask=padding_BT)
     with torch.no_grad():
-        output = attention(hidden_BTD, mask, rotary_angles(hidden_BTD, config))
+        output, weights = attention(hidden_BTD, mask, rotary_angles(hidden_BTD, config))
+    assert (weights is None) == (implementation == "sdpa")
     reference = attention_by_hand(attention, hidden_BTD, theta=100.0)
     np.testing.assert_allclose(output.numpy(), reference, atol=1e-5, rtol=1e-5)
 
