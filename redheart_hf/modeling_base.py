@@ -69,10 +69,10 @@ class RedHeartPreTrainedModel(PreTrainedModel):
     def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
         """As Transformers'; the table of a text encoder is the one of its own config."""
         own, embeddings = self.config.vocab_size, super().resize_token_embeddings(*args, **kwargs)
+        encoder: Any = self.config.text_encoder_config
         # CODEPATH: models on a text encoder have no token embeddings beside it.
-        if self.config.text_encoder_config is not None:
-            self.config.vocab_size = own
-            self.config.text_encoder_config.vocab_size = embeddings.num_embeddings
+        if encoder is not None:
+            self.config.vocab_size, encoder.vocab_size = own, embeddings.num_embeddings
         return embeddings
 
     @torch.no_grad()
