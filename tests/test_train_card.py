@@ -5,6 +5,7 @@ Out   README.md as a user finds it.
 Run   pytest tests/test_train_card.py
 """
 
+import json
 import re
 
 import pytest
@@ -39,6 +40,20 @@ def test_the_card_tells_figures_data_and_licences(loaded, tmp_path):
     assert yaml.safe_load(card.split("---\n", 2)[1])["license"] == "apache-2.0"
     assert "EmoBank is share-alike" not in card
     assert "no rows to measure on" in card
+
+
+def test_the_card_tells_of_memory_and_of_texts_that_training_and_dev_shared(loaded, tmp_path):
+    config = TrainConfig(output_dir=str(tmp_path / "run"), train=["emobank=e.csv@train"])
+    write_model_card(tmp_path, config, {}, {"emobank": 8}, 60.0, loaded[0])
+    assert "memory:" not in (tmp_path / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "data.json").write_text(json.dumps({"taken_out_of_dev": {"goemotions": 1113, "kote": 0}}))
+    report = {"planned": {"peak": 3 * 2**30}, "measured": {"peak": int(2.5 * 2**30)}}
+    (tmp_path / "run" / "memory_report.json").write_text(json.dumps(report))
+    write_model_card(tmp_path, config, {}, {"emobank": 8}, 60.0, loaded[0])
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "- memory: planned 3.00 GiB, measured 2.50 GiB at most" in card
+    assert "measured: 1,113 of goemotions." in card
 
 
 @pytest.mark.parametrize(

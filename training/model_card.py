@@ -5,6 +5,7 @@ Out   README.md in the folder, its front matter in the form of the Hugging Face 
 Run   through training/train.py.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from redheart_hf import RedHeartForMultiTask
 from redheart_hf.labels import BASIC_EMOTIONS
 from training.card_abilities import abilities
 from training.config import TrainConfig
+from training.memory_report import GIB
 from training.report import shown
 
 # Reader -> language, what its rows teach, licence of the data as its publishers give it.
@@ -116,6 +118,7 @@ def write_model_card(
         loading,
         measured(metrics, train_config),
         training_data(data_counts),
+        kept_apart(Path(train_config.output_dir)),
         set_up(train_config, duration_seconds, model, parents),
         limits,
     ]
@@ -202,6 +205,28 @@ def training_data(data_counts: Mapping[str, int]) -> str:
     return "\n".join(lines)
 
 
+def kept_apart(run: Path) -> str:
+    """Texts that training and evaluation shared, and what became of them."""
+    if not (run / "data.json").is_file():
+        return ""
+    told = json.loads((run / "data.json").read_text(encoding="utf-8"))
+    taken = [f"{count:,} of {reader}" for reader, count in told.get("taken_out_of_dev", {}).items() if count]
+    lines = ["Rows of dev with a text, or a key of one, that training has too were taken out of dev before anything was"]
+    lines += [f"measured: {', '.join(taken) or 'there were none'}.", ""]
+    return "\n".join(lines)
+
+
+def memory_of(run: Path) -> str | None:
+    """What the run was planned to take of memory, and the most that it took."""
+    if not (run / "memory_report.json").is_file():
+        return None
+    told = json.loads((run / "memory_report.json").read_text(encoding="utf-8"))
+    planned, measured = ((told.get(name) or {}).get("peak") for name in ("planned", "measured"))
+    if not (planned and measured):
+        return None
+    return f"planned {planned / GIB:.2f} GiB, measured {measured / GIB:.2f} GiB at most"
+
+
 def set_up(
     train_config: TrainConfig, duration_seconds: float, model: RedHeartForMultiTask, parents: Sequence[str] = ()
 ) -> str:
@@ -225,7 +250,9 @@ def set_up(
         f"{config['warmup_steps']} steps of warm-up; {optimizer_of(train_config)}",
         "precision": precision_of(train_config),
         "seed": config["seed"],
+        "memory": memory_of(Path(train_config.output_dir)),
     }
+    facts = {name: value for name, value in facts.items() if value is not None}
     lines = ["## Training set-up", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
     if parents:
         lines += ["Chosen from the run's checkpoints by the choosing half of dev (`training.crossover`):", ""]
