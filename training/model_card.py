@@ -211,9 +211,8 @@ def kept_apart(run: Path) -> str:
         return ""
     told = json.loads((run / "data.json").read_text(encoding="utf-8"))
     taken = [f"{count:,} of {reader}" for reader, count in told.get("taken_out_of_dev", {}).items() if count]
-    lines = ["Rows of dev with a text, or a key of one, that training has too were taken out of dev before anything was"]
-    lines += [f"measured: {', '.join(taken) or 'there were none'}.", ""]
-    return "\n".join(lines)
+    what = "Rows of dev with a text, or a key of one, that training has too were taken out before anything was\nmeasured"
+    return f"{what}: {', '.join(taken) or 'there were none'}.\n"
 
 
 def memory_of(run: Path) -> str | None:
