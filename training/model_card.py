@@ -211,7 +211,7 @@ def kept_apart(run: Path) -> str:
         return ""
     told = json.loads((run / "data.json").read_text(encoding="utf-8"))
     taken = [f"{count:,} of {reader}" for reader, count in told.get("taken_out_of_dev", {}).items() if count]
-    what = "Rows of dev with a text, or a key of one, that training has too were taken out before anything was\nmeasured"
+    what = "Rows of dev with a text, or a key of one, that training has too were taken out before it was measured"
     return f"{what}: {', '.join(taken) or 'there were none'}.\n"
 
 
