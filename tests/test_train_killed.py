@@ -2,7 +2,7 @@
 
 In    the shipped scenarios; the training command with a sweep, all techniques, sweet spots, crossover and workers.
 Out   final/, averages, metrics, what sweep and crossover found, the last checkpoint, byte by byte.
-Run   `REDHEART_SLOW=1 bash run_learning.sh test tests/test_train_killed.py -s` does a dozen,
+Run   `REDHEART_SLOW=1 bash run_learning.sh test tests/test_train_killed.py -s` does five,
       with REDHEART_KILLED_RUNS=50 before it fifty
 """
 
