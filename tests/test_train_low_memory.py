@@ -34,8 +34,8 @@ def recipe(tokenizer, tmp_path) -> Path:
         "train": [f"scenarios={ROOT / 'data' / 'scenarios' / 'train.jsonl'}"],
         "tokenizer": str(tmp_path / "tokenizer"),
         "output_dir": str(tmp_path / "run"),
-        "max_steps": 6,
-        "save_steps": 3,
+        "max_steps": 4,
+        "save_steps": 2,
         "ram_gib": LIMIT / 2**30,
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(fields), encoding="utf-8")
@@ -53,7 +53,7 @@ def peak_in(run: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 @pytest.mark.skipif(native_precision() != "bf16", reason="bfloat16 is emulated here: that takes hours")
 @NEEDS_COMPILER
 def test_800_million_weights_within_four_gib(recipe):
@@ -75,5 +75,5 @@ def test_800_million_weights_within_four_gib(recipe):
         assert 0.98 < planned / measured < 1.03, (planned, before, after)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"]["total"] for line in lines if "loss" in line]
-    assert len(losses) == 6
+    assert len(losses) == 4
     assert all(map(math.isfinite, losses))

@@ -102,6 +102,7 @@ def test_the_command_takes_ten_real_runs(tokenizer_dir: Path, tmp_path: Path):
     train = f"scenarios={ROOT / 'data' / 'scenarios' / 'train.jsonl'}"
     fields = {"preset": "redheart-tiny", "tokenizer": tokenizer_dir, "train": json.dumps([train]), "batch_size": 5}
     fields |= {"output_dir": tmp_path / "run", "model.max_length": 64, "warmup_steps": 2}
+    fields |= {"model.modules": "[]", "model.intermediate_size": 128}
     given = [str(part) for name, value in fields.items() for part in (f"--{name}", value)]
     command = [
         sys.executable,
