@@ -78,7 +78,7 @@ preprocess() {
 # cores, up to four, for the largest of them take some GiB. What starts more processes says so itself.
 run_tests() {
     local selection="not slow and not gpu" processes
-    processes=$(nproc)
+    processes=$(env -u OMP_NUM_THREADS nproc) # which heeds that variable
     if [[ -n ${CI:-} || ${REDHEART_SLOW:-0} == 1 ]]; then
         selection="not gpu"
     fi

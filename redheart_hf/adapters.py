@@ -22,10 +22,10 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import is_peft_available
 
+from .configuration_checks import PLACES
 from .modeling_projections import AnswerLinear
 
 PeftConfig = Any  # of a package that only adapted models need: what is imported here, the Auto classes ask for
-PLACES = {"encoder": "model.embeddings.encoder.", "blocks": "model.blocks."}
 FEEDFORWARD = ("down_proj", "output.dense")  # whose inputs IA3 scales; of others it scales what comes out
 ADAPTER = ("lora_", "ia3_")  # what an adapter's own tensors have in their names
 

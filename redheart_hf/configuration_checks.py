@@ -11,21 +11,20 @@ from typing import Any
 
 from .labels import CIRCUMSTANCES, EMOTION_FIELDS, MODULES, MODULES_OF_MODE, VAD
 
-PLACES = ("encoder", "blocks")
-ADAPTERS: dict[str, Callable[[Any], bool]] = {
-    "method": lambda value: value in ("lora", "ia3"),
-    "on": lambda value: isinstance(value, list) and value != [] and all(place in PLACES for place in value),
-    "rank": lambda value: type(value) is int and value >= 1,
-    "alpha": lambda value: type(value) is int and value >= 1,
-    "dropout": lambda value: type(value) in (int, float) and 0 <= value < 1,
+PLACES = {"encoder": "model.embeddings.encoder.", "blocks": "model.blocks."}
+"""What adapters may adapt, and how names begin there."""
+METHODS = ("lora", "ia3")
+ADAPTERS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "method": (lambda value: value in METHODS, "lora or ia3"),
+    "on": (
+        lambda value: isinstance(value, list) and value != [] and {*value} <= {*PLACES},
+        "a list of encoder, blocks",
+    ),
+    "rank": (lambda value: type(value) is int and value >= 1, "a whole number from 1"),
+    "alpha": (lambda value: type(value) is int and value >= 1, "a whole number from 1"),
+    "dropout": (lambda value: type(value) in (int, float) and 0 <= value < 1, "a number in [0, 1)"),
 }
-ADAPTERS_TAKE = {
-    "method": "lora or ia3",
-    "on": "a list of encoder, blocks",
-    "rank": "a whole number from 1",
-    "alpha": "a whole number from 1",
-    "dropout": "a number in [0, 1)",
-}
+"""Setting -> whether a value will do, and what will."""
 LABELS_OF_FIELD = {field: len(names) for field, names in EMOTION_FIELDS.items()}
 POSITIVE_NUMBERS = ("rope_theta", "layer_norm_eps", "memory_sharpness", "huber_delta", "quantile_huber_delta")
 NUMBERS_FROM_ZERO = (
@@ -135,19 +134,24 @@ def check_adapters(config: Any) -> None:
     for name, value in config.adapters.items():
         if name not in ADAPTERS:
             raise ValueError(f"adapters has no {name!r}; known: {', '.join(ADAPTERS)}")
-        if not ADAPTERS[name](value):
-            raise ValueError(f"adapters.{name} is {value!r}; {ADAPTERS_TAKE[name]}")
+        fits, wanted = ADAPTERS[name]
+        if not fits(value):
+            raise ValueError(f"adapters.{name} is {value!r}; {wanted}")
     of_lora = [name for name in ("rank", "alpha", "dropout") if name in config.adapters]
     if config.adapters.get("method") == "ia3" and of_lora:
         raise ValueError(f"adapters.{of_lora[0]} is LoRA's, and the method is ia3; leave it out")
-    if "encoder" in config.adapters.get("on", PLACES):
-        if config.text_encoder_config is None and "on" in config.adapters:
-            raise ValueError("adapters are asked for on the encoder, but the model reads without a text encoder")
-        if config.text_encoder_config is not None and config.text_encoder_mode in ("frozen", "lora"):
-            raise ValueError(
-                f"adapters are asked for on the encoder, but text_encoder_mode is {config.text_encoder_mode}; set it "
-                "to trained (the adapters alone learn), or adapt on: [blocks]"
-            )
+    if config.text_encoder_mode == "lora" and config.text_encoder_config is not None:
+        raise ValueError("adapters are asked for, but the text encoder has some of its own (text_encoder_mode lora)")
+    named, on = "on" in config.adapters, config.adapters.get("on", [*PLACES])
+    if "encoder" in on and config.text_encoder_config is not None and config.text_encoder_mode == "frozen":
+        raise ValueError(
+            "adapters are asked for on the encoder, but text_encoder_mode is frozen; set it to trained (the adapters "
+            "alone learn), or adapt on: [blocks]"
+        )
+    there = {"encoder": config.text_encoder_config is not None, "blocks": config.num_hidden_layers > 0}
+    absent = [place for place in on if not there[place]]
+    if absent and (named or len(absent) == len(on)):
+        raise ValueError(f"adapters are asked for on {on}, but this model has no {' and no '.join(absent)}")
 
 
 def check_residuals(config: Any) -> None:

@@ -147,7 +147,7 @@ class RedHeartForMultiTask(RedHeartPreTrainedModel):
             check_alternatives(alternatives, chosen, len(input_ids))
         if turns is not None and self.affect_filter is None:
             raise ValueError("turns were given, but this model has no affect_filter to follow them with")
-        backbone = self.model(input_ids, attention_mask, token_type_ids, **kwargs)
+        backbone = self.model(input_ids, attention_mask, token_type_ids, **kwargs | {"return_dict": True})
         task_BQC, hidden_BTD = backbone.task_states, backbone.last_hidden_state
         corrections = self.analyze(task_BQC, hidden_BTD, attention_mask, alternatives)
         emotion, ethics, regret = self.answer(task_BQC, corrections, alternatives, chosen)
@@ -163,7 +163,7 @@ class RedHeartForMultiTask(RedHeartPreTrainedModel):
             pooled_states=backbone.pooled_states,
             task_states=task_BQC,
             hidden_states=backbone.hidden_states,
-            attentions=backbone.attentions,
+            attentions=backbone.attentions or None,
         )
         if self.surd_head is not None:
             output.surd = self.surd_head(task_BQC[:, TASKS.index("surd")], corrections["surd"])

@@ -20,8 +20,8 @@ class RedHeartModelOutput(ModelOutput):
     the scenario memory; `task_states` (B, Q, C), in the order of `labels.TASKS`.
 
     With `output_hidden_states=True` `hidden_states`: what goes into the first block and comes out of each, (B, T, D),
-    the last of them `last_hidden_state`. With `output_attentions=True` and eager attention `attentions`: each block's
-    weights (B, heads, T, T)."""
+    the last of them `last_hidden_state`; empty in a model without blocks. With `output_attentions=True` and eager
+    attention `attentions`: each block's weights (B, heads, T, T)."""
 
     last_hidden_state: torch.Tensor = None
     pooled_states: torch.Tensor = None

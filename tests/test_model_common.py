@@ -130,6 +130,8 @@ def test_hidden_states_and_attentions_are_given_where_they_are_asked_for(model, 
     for weights in output.attentions:
         torch.testing.assert_close(weights.sum(-1), torch.ones(rows, heads, tokens))
         assert (weights * (batch["attention_mask"] == 0)[:, None, None]).abs().max() < 1e-6
+    with torch.no_grad():
+        assert model(**batch, output_attentions=True).attentions is None  # SDPA does not give them away
     assert plain.hidden_states is None
     assert plain.attentions is None
     check_close(plain, type(plain)(**{name: output[name] for name in plain}))
@@ -141,6 +143,10 @@ def test_a_tuple_is_given_where_it_is_asked_for(model, batch):
     assert isinstance(told, tuple)
     assert len(told) == len(output.to_tuple())
     torch.testing.assert_close(told[0].basic_logits, output.emotion.basic_logits)
+    other = copy.deepcopy(model)
+    other.config.return_dict = False
+    with torch.no_grad():
+        assert isinstance(other(**batch), tuple)
 
 
 @pytest.mark.parametrize("more", [7, -3])

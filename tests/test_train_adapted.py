@@ -28,6 +28,7 @@ from training.build import build_model
 from training.checkpoint import checkpoints
 from training.config import TrainConfig
 from training.loading import load_model
+from training.optim import build_optimizer
 
 TEXTS = ["할머니 김치를 마지막으로 꺼내 먹었다.", "They cancelled my leave again."]
 LORA = {"method": "lora", "on": ["blocks"], "rank": 4}
@@ -144,13 +145,34 @@ def test_memory_is_what_was_planned(base, tmp_path, tokenizer):
     assert 0.98 < report["planned"]["peak"] / report["measured"]["peak"] < 1.05, report
 
 
-def test_an_adapted_checkpoint_is_gone_on_with_as_it_is(base, tmp_path):
+def test_an_adapted_checkpoint_is_started_from_as_it_is_and_final_is_adapted_anew(base, tmp_path):
     assert adapted(tmp_path / "run", base, LORA).returncode == 0
     last = checkpoints(tmp_path / "run")[-1]
-    assert any("lora_" in name for name in load_file(last / "model.safetensors"))
-    config = tiny_config(tmp_path / "next", start_from=str(tmp_path / "run" / "final"), model={"adapters": IA3})
-    _, model = build_model(config)
+    for given in ({}, {"adapters": LORA}):
+        _, model = build_model(tiny_config(tmp_path / "next", start_from=str(last), model=given))
+        learns = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        assert any("lora_" in name for name in learns)
+        assert all("lora_" in name or not name.startswith("model.blocks.") for name in learns)
+        saved = load_file(last / "model.safetensors")
+        assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+    with pytest.raises(UserError, match="it holds adapters .* already"):
+        build_model(tiny_config(tmp_path / "next", start_from=str(last), model={"adapters": IA3}))
+    final = str(tmp_path / "run" / "final")
+    _, model = build_model(tiny_config(tmp_path / "next", start_from=final, model={"adapters": IA3}))
     assert any("ia3_" in name for name, _ in model.named_parameters())
+    card = (tmp_path / "run" / "final" / "README.md").read_text(encoding="utf-8")
+    numbers = sum(value.numel() for value in RedHeartForMultiTask.from_pretrained(final).parameters())
+    assert f"parameters: {numbers:,}, of which" in card
+    assert "adapted: method lora, on ['blocks'], rank 4" in card
+
+
+def test_scales_are_not_drawn_to_zero(base, tmp_path):
+    config = tiny_config(tmp_path / "run", start_from=str(base), model={"adapters": IA3}, weight_decay=0.1)
+    _, model = build_model(config)
+    scales = {id(parameter) for name, parameter in model.named_parameters() if "ia3_" in name}
+    decayed = [group for group in build_optimizer(model, config).param_groups if group["weight_decay"]]
+    assert decayed
+    assert not scales & {id(parameter) for group in decayed for parameter in group["params"]}
 
 
 @pytest.mark.parametrize(
@@ -163,7 +185,7 @@ def test_an_adapted_checkpoint_is_gone_on_with_as_it_is(base, tmp_path):
         ({"rank": 0}, "adapters.rank is 0; a whole number from 1"),
         ({"dropout": 1.0}, r"adapters.dropout is 1.0; a number in \[0, 1\)"),
         ({"method": "ia3", "rank": 8}, "adapters.rank is LoRA's, and the method is ia3"),
-        ({"on": ["encoder"]}, "asked for on the encoder, but the model reads without a text encoder"),
+        ({"on": ["encoder"]}, r"asked for on \['encoder'\], but this model has no encoder"),
     ],
 )
 def test_what_cannot_be_adapted_is_refused_with_its_value(adapters, told, base, tmp_path):
@@ -176,6 +198,29 @@ def test_an_encoder_that_is_frozen_cannot_be_adapted(on_encoder, tmp_path):
     model = {"adapters": LORA | {"on": ["encoder"]}, "text_encoder_mode": "frozen"}
     with pytest.raises(UserError, match="text_encoder_mode is frozen; set it to trained"):
         build_model(tiny_config(tmp_path / "run", start_from=str(on_encoder), model=model))
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (
+            {"modules": ["triangle"]},
+            r"leave all but themselves .* \['triangle'\] would stay at their start",
+        ),
+        ({"num_hidden_layers": 0}, "this model has no blocks"),
+    ],
+)
+def test_what_would_never_learn_is_refused(more, told, tokenizer, tmp_path):
+    folder = saved(tmp_path / "plain", tokenizer, modules=[], num_hidden_layers=more.pop("num_hidden_layers", 2))
+    with pytest.raises(UserError, match=told):
+        build_model(tiny_config(tmp_path / "run", start_from=str(folder), model={"adapters": LORA} | more))
+
+
+def test_an_encoder_that_stays_as_it_is_takes_no_rate_of_its_own(on_encoder, tmp_path):
+    fields = {"model": {"adapters": LORA}, "text_encoder_learning_rate": 1e-4}
+    config = tiny_config(tmp_path / "run", start_from=str(on_encoder), **fields)
+    with pytest.raises(UserError, match="adapters on blocks leave the text encoder as it is"):
+        config.refuse_idle_settings(build_model(config)[1].config)
 
 
 def test_adapters_want_a_trained_model():

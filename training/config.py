@@ -15,7 +15,7 @@ from typing import Any, Literal
 from preprocessing.errors import UserError
 from redheart_hf import RedHeartConfig
 from redheart_hf.losses import terms_of
-from training.config_checks import check, refuse_without_dropout
+from training.config_checks import check, refuse_idle_with_adapters, refuse_without_dropout
 from training.run_facts import native_precision
 
 # Fields that may differ when a run goes on: they change what is written and when, never the weights.
@@ -252,6 +252,7 @@ class TrainConfig:
                     raise UserError(f"{name} is {value}, but the model reads without a text encoder; leave it out")
             if fields := [name for name in self.model if name.startswith(("text_encoder_", "lora_"))]:
                 raise UserError(f"model.{fields[0]} is set, but the model reads without a text encoder; leave it out")
+        refuse_idle_with_adapters(self, model)
         for name in ("vocab_size", "pad_token_id"):
             if name in self.model:
                 raise UserError(f"model.{name} follows from the tokenizer; leave it out")

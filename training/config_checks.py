@@ -8,6 +8,8 @@ Run   through TrainConfig
 import math
 from typing import TYPE_CHECKING
 
+from transformers.utils import is_peft_available
+
 from preprocessing.errors import UserError
 from preprocessing.origin_weights import complete
 from redheart_hf import RedHeartConfig
@@ -186,6 +188,18 @@ def check_adapters(config: "TrainConfig") -> None:
             "model.adapters adapt a model that was trained, and start_from names none: give its folder; a fresh model "
             "on a pretrained encoder learns with model.text_encoder_mode lora"
         )
+
+
+def refuse_idle_with_adapters(config: "TrainConfig", model: RedHeartConfig) -> None:
+    """Raises UserError for what would do nothing where the model itself stays as it is."""
+    if model.adapters is None:
+        return
+    if not is_peft_available():
+        raise UserError("model.adapters need the package peft: pip install peft")
+    of_encoder = "encoder" in model.adapters.get("on", ["encoder"]) and model.text_encoder_config is not None
+    for name in ("text_encoder_start", "text_encoder_learning_rate"):
+        if (value := getattr(config, name)) and not of_encoder:
+            raise UserError(f"{name} is {value}, but adapters on blocks leave the text encoder as it is; leave it out")
 
 
 def check_techniques(config: "TrainConfig") -> None:

@@ -4,8 +4,9 @@ In    --model DIR; --pairs ENGLISH KOREAN, two sources of the same comments (goe
       joined by the comment's key); --groups KoSBi's file (kosbi=PATH), Korean sentences about people, by group.
 Out   tables; --output FILE as JSON; with --card a section in the model card.
 Run   python -m training.fairness --model outputs/main/final --card \\
-          --pairs goemotions_fine=goemotions/original_dev.tsv goemotions_ko_mt=goemotions_ko_mt/dev.tsv \\
-          --groups kosbi=korean_safety/kosbi_valid.json.gz
+          --pairs 'goemotions_fine=${REDHEART_DATA_DIR}/goemotions/original_dev.tsv' \\
+                  'goemotions_ko_mt=${REDHEART_DATA_DIR}/goemotions_ko_mt/dev.tsv' \\
+          --groups 'kosbi=${REDHEART_DATA_DIR}/korean_safety/kosbi_valid.json.gz'
 
 Parity: the translation is a machine's, so what is lost may be its fault as well as the model's; both are judged by the
 labels that people gave the English comment. Groups: of the sentences that KoSBi's annotators found safe, the valence
@@ -20,6 +21,7 @@ import argparse
 import gzip
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,16 +100,12 @@ def parity_figures(
     figures = {}
     for name, of, answers in zip(("english", "korean"), records, predicted, strict=True):
         judged = (
-            figure
+            replace(figure, name=f"{field}_f1")
             for field in ("basic_emotions", "fine_emotions")
-            for figure in named(f"{field}_f1", multi_label(field)(of, answers, thresholds))
+            for figure in multi_label(field)(of, answers, thresholds)
         )
         figures[name] = with_intervals(judged, len(of))
     return figures | {"parity": with_intervals(parity(*predicted), len(records[0]))}
-
-
-def named(name: str, figures: Iterator[Figure]) -> Iterator[Figure]:
-    return (Figure(name, figure.statistic, figure.rows, figure.counted) for figure in figures)
 
 
 def categories_of(source: Source, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
@@ -117,6 +115,8 @@ def categories_of(source: Source, records: Sequence[Record]) -> tuple[np.ndarray
         rows = json.load(file)
     known = {(row["context"].strip(), row["sentence"].strip()): row for row in rows}
     found = [known[record.text.strip(), (record.text_pair or "").strip()] for record in records]
+    if without := sum("demographic_category" not in row for row in found):
+        raise UserError(f"{without:,} of {len(found):,} rows of {source.path} name no demographic_category")
     return (
         np.asarray([row["demographic_category"] for row in found]),
         np.asarray([row["sentence_label"] == "safe" for row in found]),

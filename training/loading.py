@@ -93,10 +93,13 @@ def refuse_other_computation(saved: Mapping[str, Any], changes: Mapping[str, Any
                 f"its weights were trained with {name} {saved[name]} and would compute something else with "
                 f"{changes[name]}; leave {name} out"
             )
-    if saved["adapters"] is not None and changes.get("adapters", saved["adapters"]) != saved["adapters"]:
-        raise ValueError(f"it holds adapters {saved['adapters']} already: leave them out, or start from final/")
     modules = RedHeartConfig(modules=changes.get("modules", saved["modules"])).modules  # a mode becomes a list
     fresh = set(modules) - set(saved["modules"])
+    asked = changes.get("adapters")
+    if asked is not None and fresh:
+        raise ValueError(f"adapters leave all but themselves as it is, and {sorted(fresh)} would stay at their start")
+    if None not in (asked, saved["adapters"]) and asked != saved["adapters"]:
+        raise ValueError(f"it holds adapters {saved['adapters']} already: leave them out, or start from final/")
     for name in STARTS:
         if name in changes and changes[name] != saved[name] and not fresh:
             raise ValueError(f"{name} says how fresh weights start, and here are none; leave it out")

@@ -34,7 +34,7 @@ def least_of(config: TrainConfig, model_config: RedHeartConfig) -> dict[str, int
         numbers, size = parameter.numel(), 2 if name in halved else 4
         least["weights"] += numbers * size
         least["averages"] += 4 * numbers if config.ema_decay and parameter.requires_grad else 0
-        if name.startswith("model.blocks."):
+        if name.startswith("model.blocks.") and parameter.requires_grad:
             least["gradients"] += 0 if config.update_in_backward else numbers * size
             least["optimizer"] += states_of(config, parameter)
     return least

@@ -12,6 +12,7 @@ from typing import Any
 
 from preprocessing.licences import LICENCES, share_alike
 from redheart_hf import RedHeartForMultiTask
+from redheart_hf.adapters import own_tensors
 from redheart_hf.labels import BASIC_EMOTIONS
 from training.card_abilities import abilities
 from training.config import TrainConfig
@@ -230,17 +231,20 @@ def set_up(
     train_config: TrainConfig, duration_seconds: float, model: RedHeartForMultiTask, parents: Sequence[str] = ()
 ) -> str:
     config = train_config.to_dict()
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    adapters = train_config.model.get("adapters")
+    merged = sum(parameter.numel() for *_, parameter in own_tensors(model)) if adapters else 0
+    parameters = sum(parameter.numel() for parameter in model.parameters()) - merged
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     reader = "own token embeddings"
     if model.config.text_encoder_config is not None:
         name = Path(train_config.text_encoder).name if train_config.text_encoder else "the encoder it was started with"
-        reader = f"{name} ({model.config.text_encoder_mode})"
+        reader = f"{name} ({'kept as it was, but for adapters' if adapters else model.config.text_encoder_mode})"
     origin = "started from" if train_config.start_from else "preset"
     length = f"{config['max_steps']:,} steps" if config["max_steps"] else f"{config['epochs']} epochs"
     facts = {
         origin: Path(train_config.start_from).name if train_config.start_from else config["preset"],
         "text read by": reader,
+        "adapted": ", ".join(f"{name} {value}" for name, value in adapters.items()) if adapters else None,
         "parameters": f"{parameters:,}, of which {trained:,} trained",
         "modules beside backbone and heads": ", ".join(model.config.modules) or "none",
         "length": f"{length}, {duration_seconds / 60:.1f} minutes",

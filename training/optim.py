@@ -78,7 +78,8 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             part = "answers" if name in answers else "text_encoder" if ".encoder." in name else "backbone"
-            groups.setdefault((part, parameter.ndim >= 2), []).append(parameter)
+            decays = parameter.ndim >= 2 and "ia3_" not in name  # scales, which are neutral at one
+            groups.setdefault((part, decays), []).append(parameter)
     if not groups:
         raise RuntimeError("the model has no parameter that requires a gradient")
     peaks = {"answers": config.answer_learning_rate, "text_encoder": config.text_encoder_learning_rate}

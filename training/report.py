@@ -62,7 +62,11 @@ def store_in_config(
 
 
 def with_section(card: str, section: str) -> str:
-    return f"{card.rstrip()}\n\n{section.rstrip()}\n"
+    """The section at the end; one of the same heading goes."""
+    heading = section.partition("\n")[0]
+    before, found, after = f"{card}\n".partition(f"\n{heading}\n")
+    kept = after[after.index("\n## ") :] if found and "\n## " in after else ""
+    return f"{(before + kept).rstrip()}\n\n{section.rstrip()}\n"
 
 
 def as_json(value: Any, sort_keys: bool = False) -> str:
