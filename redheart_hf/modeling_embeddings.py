@@ -94,7 +94,8 @@ class TextEncoder(nn.Module):
     def fix_what_does_not_learn(self) -> None:
         """Set `requires_grad` as the mode says; to be repeated after loading, which puts new parameters in place."""
         for name, parameter in self.encoder.named_parameters():
-            parameter.requires_grad_(self.mode in ("trained", "layers") or (self.mode == "lora" and "lora_" in name))
+            learns = self.mode in ("trained", "layers") or (self.mode == "lora" and "lora_" in name)
+            parameter.requires_grad_(learns and parameter.is_floating_point())  # not of 4 and 8 bits
         if self.mode == "layers":
             self.encoder.get_input_embeddings().requires_grad_(False)
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_encoder import tiny_bert
 from torch import nn
 from transformers import BitsAndBytesConfig
 
-from redheart_hf import RedHeartForMultiTask
+from redheart_hf import RedHeartForMultiTask, preset_config
 from redheart_hf.modeling_projections import AnswerLinear
 from redheart_hf.quantization import BLOCK, SMALL, kept_in_full
 from training.loading import load_model
@@ -51,6 +52,22 @@ def test_it_answers_nearly_as_in_full_and_keeps_the_layers_that_answer(bits: int
     for name, module in full.named_modules():
         if isinstance(module, AnswerLinear):
             assert torch.equal(small.get_submodule(name).weight.float(), module.weight)
+
+
+@pytest.mark.parametrize("mode", ["trained", "layers", "frozen"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_text_encoder_is_read_in_few_bits_too(bits: int, mode: str, tokenizer, tmp_path: Path):
+    torch.manual_seed(0)
+    sizes = {"text_encoder_config": tiny_bert(tokenizer, initializer_range=0.2), "text_encoder_mode": mode}
+    RedHeartForMultiTask(preset_config("redheart-tiny", max_length=64, **sizes)).save_pretrained(tmp_path)
+    small = RedHeartForMultiTask.from_pretrained(tmp_path, quantization_config=GIVEN[bits]).eval()
+    full = RedHeartForMultiTask.from_pretrained(tmp_path).eval()
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        found, expected = (model(**batch).emotion.basic_logits.sigmoid().float() for model in (small, full))
+    assert (found - expected).abs().max() < ALLOWED[bits]
+    assert small.get_memory_footprint() < 0.9 * full.get_memory_footprint()
+    assert not any(parameter.requires_grad for parameter in small.parameters() if not parameter.is_floating_point())
 
 
 @pytest.mark.parametrize("bits", [4, 8])
