@@ -67,7 +67,8 @@ def test_figures_of_parity_are_those_of_scikit_learn_and_numpy(files, tiny_model
     records = paired(*(read(parse_source(given)).records for given in pairs_of(files)))
     one, other = (predict_records(model, tokenizer, of, progress=False) for of in records)
     thresholds = {"basic_emotions": np.median(one["basic_emotions"], axis=0).tolist()}
-    figures = parity_figures(records, (one, other), thresholds)
+    figures = parity_figures(records, (one, other), thresholds, ["basic_emotions", "vad"])
+    assert "fine_emotions_f1" not in figures["english"]  # which it never learned
     truth = np.asarray([record.basic_emotions for record in records[0]]) >= 0.5
     for name, answers in (("english", one), ("korean", other)):
         found = answers["basic_emotions"] >= thresholds["basic_emotions"]
@@ -122,6 +123,18 @@ def test_the_command_prints_and_writes_figures_and_the_card(files, model_dir, tm
     assert found["kosbi"]["rows"] == len(rows)
     safe = sum(row["sentence_label"] == "safe" and row["demographic_category"] == "나이/세대" for row in rows)
     assert found["kosbi"]["valence 나이/세대_rows"] == safe
+
+
+def test_what_was_never_learned_is_not_measured(files, model_dir):
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    (model_dir / "config.json").write_text(json.dumps(config | {"trained_labels": ["basic_emotions"]}))
+    code, out, err = run_command(fairness, "--model", model_dir, "--pairs", *pairs_of(files))
+    assert code == 0, err
+    assert "same_strongest" in out
+    assert "valence" not in out
+    code, _, err = run_command(fairness, "--model", model_dir, "--groups", f"kosbi={files['groups']}")
+    assert code == 2
+    assert "this model learned ['basic_emotions'] alone" in err
 
 
 @pytest.mark.parametrize(

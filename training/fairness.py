@@ -39,6 +39,8 @@ from training.loading import load_model
 from training.report import figures_table, store_in_config, write_json
 
 VALENCE = VAD.index("valence")
+FIELDS = ("basic_emotions", "fine_emotions", "vad")
+"""What is measured, of a model that does not say what it learned; of others what it learned of these."""
 SHUFFLES = 2000
 CARD = """\
 ## One text in two languages, and groups of people
@@ -84,28 +86,32 @@ def paired(english: Sequence[Record], korean: Sequence[Record]) -> tuple[list[Re
     return list(ones), list(others)
 
 
-def parity(english: Predictions, korean: Predictions) -> Iterator[Figure]:
+def parity(english: Predictions, korean: Predictions, taught: Sequence[str]) -> Iterator[Figure]:
     """Agreement of two answers to one comment, row by row."""
     same = english["basic_emotions"].argmax(axis=1) == korean["basic_emotions"].argmax(axis=1)
     yield from averaged("same_strongest", same.astype(float))
-    for index, name in enumerate(VAD):
+    for index, name in enumerate(VAD if "vad" in taught else ()):
         one, other = english["vad_mean"][:, index], korean["vad_mean"][:, index]
         yield from correlated(f"{name}_r", one, other)
         yield from averaged(f"{name}_difference", other - one)
 
 
 def parity_figures(
-    records: tuple[list[Record], list[Record]], predicted: tuple[Predictions, Predictions], thresholds: dict[str, Any]
+    records: tuple[list[Record], list[Record]],
+    predicted: tuple[Predictions, Predictions],
+    thresholds: dict[str, Any],
+    taught: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
     figures = {}
     for name, of, answers in zip(("english", "korean"), records, predicted, strict=True):
         judged = (
             replace(figure, name=f"{field}_f1")
             for field in ("basic_emotions", "fine_emotions")
+            if field in taught
             for figure in multi_label(field)(of, answers, thresholds)
         )
         figures[name] = with_intervals(judged, len(of))
-    return figures | {"parity": with_intervals(parity(*predicted), len(records[0]))}
+    return figures | {"parity": with_intervals(parity(*predicted, taught), len(records[0]))}
 
 
 def categories_of(source: Source, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
@@ -187,6 +193,11 @@ def main() -> None:
             "--output", arguments.output, [arguments.model, *(file for one in sources for file in files_of(one))]
         )
     model, tokenizer = load_model(arguments.model)
+    taught = model.config.trained_labels or FIELDS
+    if arguments.groups and "vad" not in taught:
+        raise UserError(
+            f"--groups measures valence, and this model learned {sorted(taught)} alone; leave --groups out"
+        )
     figures: dict[str, dict[str, Any]] = {}
     explained = {"pairs": "", "groups": ""}
 
@@ -195,7 +206,9 @@ def main() -> None:
 
     if arguments.pairs:
         ones, others = paired(*(read(source).records for source in sources[:2]))
-        figures |= parity_figures((ones, others), (answers(ones), answers(others)), model.config.thresholds or {})
+        figures |= parity_figures(
+            (ones, others), (answers(ones), answers(others)), model.config.thresholds or {}, taught
+        )
         explained["pairs"] = OF_PAIRS
     if arguments.groups:
         records = read(sources[-1]).records
