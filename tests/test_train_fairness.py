@@ -115,7 +115,12 @@ def test_the_command_prints_and_writes_figures_and_the_card(files, model_dir, tm
     assert {"english", "korean", "parity", "kosbi"} == set(found)
     card = (model_dir / "README.md").read_text(encoding="utf-8")
     assert card.startswith("# A card")
-    assert "One text in two languages, and groups of people" in card
+    assert card.count("## One text in two languages, and groups of people\n") == 1
+    (model_dir / "README.md").write_text(f"{card}\n## Limits\n\nSome.\n", encoding="utf-8")
+    assert run_command(fairness, *given, "--output", tmp_path / "found.json", "--card")[0] == 0
+    again = (model_dir / "README.md").read_text(encoding="utf-8")
+    assert again.count("## One text in two languages, and groups of people\n") == 1  # the newer takes its place
+    assert again.startswith("# A card\n\n## Limits\n\nSome.\n")
     for text in (out, card):
         assert f"{found['parity']['same_strongest']:.3f}" in text
         assert "valence 나이/세대" in text
