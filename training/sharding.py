@@ -59,7 +59,7 @@ def settle_sharding(config: TrainConfig, accelerator: Accelerator) -> None:
     if not is_asked("ACCELERATE_USE_FSDP"):
         return
     plugin = FullyShardedDataParallelPlugin()  # reads what the launcher set
-    if wrong := wrong_with_pieces(config, plugin):
+    if wrong := [*wrong_with_launcher(plugin), *wrong_with_pieces(config)]:
         raise UserError(f"with FSDP, {wrong[0]}")
     if accelerator.distributed_type not in (DistributedType.MULTI_CPU, DistributedType.FSDP):
         raise UserError(
@@ -76,17 +76,24 @@ def settle_sharding(config: TrainConfig, accelerator: Accelerator) -> None:
     warnings.filterwarnings("ignore", message=".*returned a view tensor")
 
 
-def wrong_with_pieces(config: TrainConfig, plugin: FullyShardedDataParallelPlugin) -> list[str]:
-    """What the recipe or the launcher asks for that is not done on pieces of a model."""
+def wrong_with_launcher(plugin: FullyShardedDataParallelPlugin) -> list[str]:
+    """What the launcher asks for that is not done."""
     loads_once = is_asked("FSDP_CPU_RAM_EFFICIENT_LOADING")
-    whole_ones = config.optimizer not in ("adamw", "sgd")
-    adapted = config.model.get("adapters") is not None
     reasons = {
         "fsdp_version must be 2, not 1": plugin.fsdp_version != 2,
         "fsdp_cpu_ram_efficient_loading must be false: each process makes the model, from the seed": loads_once,
         "gradient_checkpointing of the recipe takes the place of fsdp_activation_checkpointing; set that to false": (
             plugin.activation_checkpointing
         ),
+    }
+    return [reason for reason, holds in reasons.items() if holds]
+
+
+def wrong_with_pieces(config: TrainConfig) -> list[str]:
+    """What the recipe asks for that is not done on pieces of a model."""
+    whole_ones = config.optimizer not in ("adamw", "sgd")
+    adapted = config.model.get("adapters") is not None
+    reasons = {
         "mixed_precision fp16 is not done; use bf16 or no": config.mixed_precision == "fp16",
         f"weight_precision {config.weight_precision} is not done; use fp32": config.weight_precision != "fp32",
         f"optimizer {config.optimizer} would see a piece where it wants the whole; use adamw or sgd": whole_ones,

@@ -1,0 +1,105 @@
+"""What a process takes of a model in pieces: the arithmetic, a real run of two beside it, and two machines as one.
+
+In    presets, and runs of redheart-200m and redheart-tiny with two processes on CPUs.
+Out   bytes planned and measured; exit codes; weights of a run started by two launchers.
+Run   pytest tests/test_train_memory_pieces.py -m "slow or not slow"
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import FSDP2, run_command, two_processes
+from test_train_sharding import SOURCES, WEIGHTS
+from tiny_run import ROOT
+
+from redheart_hf import RedHeartForMultiTask, preset_config
+from training import memory_pieces
+
+FIELDS = ["--preset", "redheart-200m", "--batch-size", 4, "--max-length", 48]
+
+
+def planned(*options: object) -> dict:
+    code, out, err = run_command(memory_pieces, *FIELDS, "--json", *options)
+    assert code in (0, 3), err
+    return json.loads(out)
+
+
+def test_what_rests_is_shared_out_and_what_computes_is_not():
+    two, eight = planned("--processes", 2, "--vram-gib", 80), planned("--processes", 8, "--vram-gib", 80)
+    assert eight["resting"] == pytest.approx(two["resting"] / 4, rel=1e-6)
+    assert (eight["activations"], eight["gathered"]) == (two["activations"], two["gathered"])
+    assert two["peak"] - eight["peak"] == two["resting"] - eight["resting"]
+    numbers = sum(parameter.numel() for parameter in RedHeartForMultiTask(preset_config("redheart-200m")).parameters())
+    assert two["resting"] * 2 == pytest.approx(16 * numbers, rel=0.11)  # AdamW, but for heads that are not taught
+    assert (two["travels"], eight["travels"]) == (12 * numbers * 1 // 2, 12 * numbers * 7 // 8)
+    assert eight["main_memory"]["load"] == 8 * 4 * numbers
+
+
+def test_with_offload_nothing_rests_on_the_gpu():
+    beside = planned("--processes", 8, "--vram-gib", 80, "--offload")
+    resting = planned("--processes", 8, "--vram-gib", 80)["resting"]
+    assert beside["resting"] == 0
+    assert beside["main_memory"]["step"] >= 8 * resting
+
+
+def test_what_does_not_fit_ends_with_three_and_what_cannot_be_done_says_so():
+    code, out, _ = run_command(memory_pieces, *FIELDS, "--processes", 4, "--vram-gib", 1)
+    assert code == 3
+    assert "does NOT fit in 1.00 GiB" in out
+    code, _, err = run_command(memory_pieces, *FIELDS, "--processes", 4, "--optimizer", "adamw_8bit")
+    assert code == 2
+    assert "use adamw or sgd" in err
+    code, _, err = run_command(memory_pieces, *FIELDS, "--processes", 12, "--per-machine", 8)
+    assert code == 2
+    assert "--processes 12" in err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_take_no_more_than_planned_and_most_of_it(tokenizer_dir, tmp_path):
+    fields = [*FIELDS[:2], "--tokenizer", tokenizer_dir, "--batch_size", 4, "--model.max_length", 48]
+    run = ["--output_dir", tmp_path / "run", "--train", json.dumps(SOURCES[:1]), "--max_steps", 2, "--save_steps", 2]
+    command, environment = two_processes("training/train.py", *fields, *run, sharded=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    measured = json.loads((tmp_path / "run" / "memory_report.json").read_text())["measured"]["used"]
+    expected = planned("--tokenizer", tokenizer_dir, "--processes", 2, "--alternatives", 3)["phases"]
+    for phase in ("forward", "backward", "update"):
+        assert 0.6 < measured[phase] / expected[phase] <= 1.02, (phase, measured[phase], expected[phase])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_machines_train_as_one_with_two_processes(tokenizer_dir, tmp_path):
+    """Each machine is a launcher of its own that knows the first one's address."""
+    options = ["--train", json.dumps(SOURCES[:1]), "--max_steps", 4, "--batch_size", 4, "--save_steps", 2]
+    options = ["training/train.py", "--tokenizer", tokenizer_dir, "--model.max_length", 48, *options, "--output_dir"]
+    command, environment = two_processes(*options, tmp_path / "one", sharded=True)
+    one = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert one.returncode == 0, one.stderr[-3000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = ["--master_addr", "127.0.0.1", "--master_port", str(free.getsockname()[1])]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1", *meeting]
+    environment = os.environ | FSDP2 | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    machines = []
+    for rank in ("0", "1"):
+        arguments = [*launch, "--node_rank", rank, *map(str, options), str(tmp_path / "two")]
+        pipes: dict = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        machines.append(subprocess.Popen(arguments, cwd=ROOT, env=environment, start_new_session=True, **pipes))
+    try:
+        for machine in machines:
+            _, said = machine.communicate(timeout=600)
+            assert machine.returncode == 0, said[-3000:]
+    finally:
+        for machine in machines:
+            if machine.poll() is None:
+                os.killpg(machine.pid, signal.SIGKILL)
+    weights = [Path(tmp_path / run / "final" / WEIGHTS).read_bytes() for run in ("one", "two")]
+    assert weights[0] == weights[1]
