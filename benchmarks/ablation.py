@@ -4,11 +4,12 @@ In    REDHEART_DATA_DIR (GoEmotions, EmoBank, ETHICS) and the shipped scenarios;
 Out   OUTPUT/VARIANT-SEED.json, one a run, and a table of means and standard deviations over the seeds.
 Run   REDHEART_DATA_DIR=/path/to/data python benchmarks/ablation.py --output outputs/ablation
       REDHEART_DATA_DIR=/path/to/data python benchmarks/ablation.py --only whole bare --seeds 1
+      REDHEART_DATA_DIR=/path/to/data python benchmarks/ablation.py --card outputs/real_text/final
 
 4,000 English rows, the same for all; figures on dev rows that share no text with them. The backbone is the recipe's,
 heads and modules are small, so that the table costs about an hour of one core; the last line says what it did cost. A
 run that is there already is not done again, one that was killed begins anew. The second table takes from each run the
-whole with the same seed. Differences within the spread mean nothing.
+whole with the same seed. Differences within the spread mean nothing. --card puts both into a trained model's card.
 """
 
 import argparse
@@ -39,8 +40,9 @@ from training.collator import Collator
 from training.command_line import parse_config
 from training.config import TrainConfig
 from training.evaluate import evaluate_dev
+from training.loading import read_config
 from training.loop import TrainLoop
-from training.report import write_json
+from training.report import store_in_config, write_json
 from training.standardize import fit_standardization
 from training.surd_score import surd_errors
 
@@ -48,6 +50,15 @@ ROOT = Path(__file__).resolve().parents[1]
 surd_targets.LEAST = 1500  # a run here sees about 4,000 verdicts; chance, as it finds 128 cells, is logged beside
 RECIPE = ROOT / "training" / "recipes" / "real_text.yaml"
 DATA = "${REDHEART_DATA_DIR}"
+CARD = """\
+## Ablation
+
+What each part is good for, of runs of this architecture with small heads (not of this model's own training), with
+
+    {command}
+
+{said}
+"""
 # reader -> file, rows to train on, rows of dev; of files without a dev split, rows are held out by group.
 SOURCES: dict[str, tuple[str, int, int]] = {
     "goemotions": (f"goemotions={DATA}/goemotions/ekman_train.tsv", 1727, 1000),
@@ -214,7 +225,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="runs of each variant (%(default)s)")
     parser.add_argument("--epochs", type=int, default=2, help="passes over the 4,000 rows (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants to run")
+    parser.add_argument("--card", type=Path, metavar="DIR", help="a trained model whose card gets the tables")
     arguments = parser.parse_args()
+    if arguments.card is not None:
+        read_config(arguments.card)  # refused before the runs rather than after them
     arguments.output.mkdir(parents=True, exist_ok=True)
     train, dev = rows()
     config = config_of(arguments.output, "whole", 0, arguments.epochs)
@@ -229,7 +243,11 @@ def main() -> None:
             found = one_run(config, train, dev, encoder)
             write_json(result, found | {"config": config.to_dict()})
             print(f"{variant}, seed {seed}: {found['cpu_seconds']:.0f} CPU seconds", flush=True)
-    print(f"\n{len(train)} rows, {arguments.epochs} epochs, frozen encoder\n{table(arguments.output)}")
+    said = f"{len(train)} rows, {arguments.epochs} epochs, frozen encoder\n\n{table(arguments.output)}"
+    print(f"\n{said}")
+    if arguments.card is not None:
+        command = f"python benchmarks/ablation.py --seeds {arguments.seeds} --epochs {arguments.epochs}"
+        store_in_config(arguments.card, lambda _: {}, CARD.format(command=command, said=said))
 
 
 if __name__ == "__main__":
