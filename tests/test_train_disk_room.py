@@ -40,18 +40,22 @@ def command(output_dir: Path, tokenizer_dir: Path, *more: object) -> list[str]:
     [
         (),
         pytest.param(("--optimizer", "adamw_8bit"), marks=NEEDS_COMPILER),
+        pytest.param(
+            ("--optimizer", "adamw_8bit", "--weight_precision", "bf16", "--mixed_precision", "bf16"),
+            marks=NEEDS_COMPILER,
+        ),
         ("--optimizer", "sgd", "--momentum", 0.9),
         ("--optimizer", "adafactor", "--learning_rate", 0.01),
     ],
-    ids=["adamw", "bytes", "sgd", "adafactor"],
+    ids=["adamw", "bytes", "halves", "sgd", "adafactor"],
 )
-def test_what_is_predicted_is_what_lies_there(more, tokenizer_dir, tmp_path, monkeypatch):
+def test_what_is_predicted_is_what_lies_there(more, tokenizer_dir, tmp_path, monkeypatch, own_precision):
     """Within a hundredth: of each folder, and of all together at the end; the tiny preset has 4.6M parameters."""
     found: list[Sizes] = []
 
-    def seen(loop, taught=None) -> str:
-        found.append(sizes_of_run(loop, taught))
-        return check_disk(loop, taught)
+    def seen(config, model, words, plan, judged, taught=None) -> str:
+        found.append(sizes_of_run(config, model, words, taught))
+        return check_disk(config, model, words, plan, judged, taught)
 
     monkeypatch.setattr(train, "check_disk", seen)
     code, out, err = run_command(train, *command(tmp_path / "run", tokenizer_dir, *more))
@@ -70,7 +74,7 @@ def test_what_is_predicted_is_what_lies_there(more, tokenizer_dir, tmp_path, mon
 def test_where_nothing_is_planned_all_that_may_learn_counts(tokenizer, scenarios, tmp_path):
     """Moments that a head without labels never gets are counted: what is predicted is the most."""
     loop = build_loop(tokenizer, tiny_config(tmp_path / "run", max_steps=1), scenarios[:8])
-    sizes = sizes_of_run(loop)
+    sizes = sizes_of_run(loop.config, loop.bare_model, tokenizer)
     loop.train()
     (folder,) = checkpoints(tmp_path / "run")
     assert bytes_in(folder) <= sizes.complete < 1.1 * bytes_in(folder)
@@ -94,7 +98,7 @@ def test_a_file_larger_than_may_be_written_is_refused(tokenizer, scenarios, tmp_
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(DoesNotFit, match=r"files of 0.000 GiB at most \(ulimit -f\)"):
-            check_disk(loop)
+            check_disk(loop.config, loop.bare_model, tokenizer, loop.plan, judged=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -131,9 +135,12 @@ def test_a_disk_without_room_is_refused_before_the_first_step_and_what_is_advise
         part for name, value in SIZES.items() if name != "modules" for part in (f"--model.{name}", json.dumps(value))
     ]
     given = command(folder / "run", tokenizer_dir, "--max_steps", 10, "--save_async", "off", *small)
-    done = on_a_disk(7, folder, given)
+    sweep = ["--lr_sweep", json.dumps({"points": 2, "steps": 2}), "--preflight", "true"]
+    done = on_a_disk(7, folder, [*given, *sweep])
     assert done.returncode == 3, done.stderr[-3000:]
     assert "there is no room for this run" in done.stderr
+    assert "preflight" not in done.stdout + done.stderr
+    assert "sweep" not in done.stdout + done.stderr
     assert "steps/s" not in done.stderr
     advised = [line.split("  (")[0].split() for line in done.stderr.splitlines() if "--save_total_limit" in line]
     assert advised

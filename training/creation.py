@@ -44,18 +44,26 @@ def create_model(config: RedHeartConfig, weight_precision: str) -> RedHeartForMu
     """A freshly initialised model: all of it in float32, or with bf16 as above."""
     if weight_precision == "fp32":
         return RedHeartForMultiTask(config)
-    with torch.device("meta"):
-        model = RedHeartForMultiTask(config)
-    halved = set(halved_weights(model))
-    for prefix, module in model.named_modules():
+    model = laid_out(config, weight_precision)
+    for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            dtype = torch.bfloat16 if f"{prefix}.{name}" in halved else torch.float32
-            made = nn.Parameter(torch.empty(parameter.shape, dtype=dtype), requires_grad=parameter.requires_grad)
+            made = nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype), parameter.requires_grad)
             setattr(module, name, made)
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.zeros(buffer.shape, dtype=buffer.dtype))
     model.init_weights()
     start_adapters(model)
+    return model
+
+
+def laid_out(config: RedHeartConfig, weight_precision: str) -> RedHeartForMultiTask:
+    """The same without memory: shapes and precisions alone."""
+    with torch.device("meta"):
+        model = RedHeartForMultiTask(config)
+    halved = set(halved_weights(model)) if weight_precision == "bf16" else set()
+    for name, parameter in model.named_parameters():
+        if name in halved:
+            parameter.data = parameter.data.to(torch.bfloat16)
     return model
 
 

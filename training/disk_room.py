@@ -1,6 +1,6 @@
-"""What a run will take of its disk, known before its first step, and refused where there is no such room.
+"""What a run will take of its disk, known before anything of it begins, and refused where there is no such room.
 
-In    a TrainLoop that has not begun, and what its plan says is taught.
+In    a run's config, its model (laid out without memory will do), its tokenizer and batches; what is taught.
 Out   bytes of a complete checkpoint, of a thinned one and of final/; a line that says so, or DoesNotFit (exit code 3)
       with the settings that would fit.
 Run   through training/train.py
@@ -17,12 +17,14 @@ import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from preprocessing.errors import DoesNotFit
+from redheart_hf import RedHeartForMultiTask
+from redheart_hf.losses import terms_of
 from training.adamw_8bit import AdamW8bit
 from training.batch_plan import BatchPlan
 from training.checkpoint import FOLDER
@@ -32,11 +34,10 @@ from training.creation import save_model
 from training.memory_ledger import Ledger
 from training.optim import make_optimizer
 from training.sharding import same_place
+from training.surd_targets import SurdTargets, teaches_surd
 from training.tensor_file import Specs, file_size
 from training.tokenizer_files import save_tokenizer
-
-if TYPE_CHECKING:
-    from training.loop import TrainLoop
+from training.weights import steps_of
 
 GIB = 2**30
 STATE, CARD = 10 << 10, 24 << 10
@@ -60,25 +61,31 @@ class Sizes:
         return kept + max(self.complete if saves > 1 else 0, self.final)
 
 
-def sizes_of_run(loop: "TrainLoop", taught: Collection[str] | None = None) -> Sizes:
+def sizes_of_run(
+    config: TrainConfig,
+    model: RedHeartForMultiTask,
+    tokenizer: PreTrainedTokenizerBase,
+    taught: Collection[str] | None = None,
+) -> Sizes:
     """`taught`: names of the parameters that get gradients; None: all that may."""
-    weights = specs_of(loop.bare_model)
-    model = file_size(weights, {"format": "pt"})
+    weights = specs_of(model)
+    whole = file_size(weights, {"format": "pt"})
     thin = file_size({name: (thin_dtype(*spec), spec[1]) for name, spec in weights.items()}, {"format": "pt"})
-    moments = file_size(moments_of(loop.bare_model, loop.config, taught))
+    moments = file_size(moments_of(model, config, taught))
     averaged = 0
-    if getattr(loop.config, "ema_decay", None):
+    if config.ema_decay:
         floats = {
             name: (torch.float32 if dtype.is_floating_point else dtype, shape)
             for name, (dtype, shape) in weights.items()
         }
         averaged = file_size(floats)
-    small, surd = small_files(loop), len(loop.surd_targets.packed() or b"")
+    small, targets = small_files(model, tokenizer), SurdTargets(teaches_surd(config, terms_of(model.config)))
+    surd = len(targets.packed() or b"")
     return Sizes(
-        complete=model + moments + averaged + small + surd + STATE,
+        complete=whole + moments + averaged + small + surd + STATE,
         thin=thin + small + STATE // 2,
-        final=model + small + CARD,
-        largest=max(model, moments, averaged),
+        final=whole + small + CARD,
+        largest=max(whole, moments, averaged),
     )
 
 
@@ -115,11 +122,11 @@ def moments_of(model: nn.Module, config: TrainConfig, taught: Collection[str] | 
         }
 
 
-def small_files(loop: "TrainLoop") -> int:
+def small_files(model: RedHeartForMultiTask, tokenizer: PreTrainedTokenizerBase) -> int:
     """Bytes of the files beside the tensors in a model's folder."""
     with tempfile.TemporaryDirectory() as folder:
-        save_model(loop.bare_model, Path(folder), {})
-        save_tokenizer(loop.collator.tokenizer, Path(folder))
+        save_model(model, Path(folder), {})
+        save_tokenizer(tokenizer, Path(folder))
         return bytes_in(Path(folder))
 
 
@@ -137,18 +144,25 @@ def saves_of(config: TrainConfig, plan: BatchPlan, total: int) -> int:
     return epochs // every + (not at_the_end)
 
 
-def check_disk(loop: "TrainLoop", taught: Collection[str] | None = None) -> str:
-    """The line that says what the run will take; raises DoesNotFit where there is less."""
-    config, judged, sizes = loop.config, loop.evaluate is not None, sizes_of_run(loop, taught)
-    saves = saves_of(config, loop.plan, loop.total_steps)
+def check_disk(
+    config: TrainConfig,
+    model: RedHeartForMultiTask,
+    tokenizer: PreTrainedTokenizerBase,
+    plan: BatchPlan,
+    judged: bool,
+    taught: Collection[str] | None = None,
+) -> str:
+    """The line that says what the run will take; raises DoesNotFit where there is less. `judged`: on dev."""
+    sizes, output_dir = sizes_of_run(config, model, tokenizer, taught), Path(config.output_dir)
+    saves = saves_of(config, plan, steps_of(config, plan))
     limit, complete = config.save_total_limit, config.keep_complete
     needed = sizes.most(saves, limit, complete, judged)
-    place = next(path for path in (loop.output_dir, *loop.output_dir.absolute().parents) if path.exists())
-    there, own = shutil.disk_usage(place).free, bytes_in(loop.output_dir / FOLDER)
+    place = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
+    there, own = shutil.disk_usage(place).free, bytes_in(output_dir / FOLDER)
     said = (
         f"disk: {needed / GIB:.2f} GiB at the most ({min(saves, limit)} checkpoints: complete "
         f"{sizes.complete / GIB:.3f}, thinned {sizes.thin / GIB:.3f}; final/ {sizes.final / GIB:.3f}); "
-        f"{there / GIB:.2f} GiB are free for {loop.output_dir}"
+        f"{there / GIB:.2f} GiB are free for {output_dir}"
     )
     said += f", {own / GIB:.2f} are this run's checkpoints" if own else ""
     refuse_large_files(sizes)

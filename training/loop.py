@@ -49,7 +49,7 @@ from training.saving import Saver
 from training.scenario_slots import ScenarioSlots
 from training.sharding import is_sharded, shared
 from training.signals import Ending
-from training.surd_targets import SurdTargets
+from training.surd_targets import SurdTargets, teaches_surd
 from training.watchdog import Watchdog
 from training.weights import batches_of, steps_of
 
@@ -85,7 +85,7 @@ class TrainLoop:
         self.stopping = EarlyStopping(config.early_stopping_patience, config.early_stopping_min_delta)
         self.term_weights = Famo(config) if config.loss_weighting == "famo" else TermWeights(config)
         self.loss_means = LossMeans()
-        self.surd_targets = SurdTargets("surd" in self.terms and config.loss_weights.get("surd", 1.0) > 0)
+        self.surd_targets = SurdTargets(teaches_surd(config, self.terms))
         own_weights_stay = not config.update_weights or model.config.adapters is not None
         refresh_steps = 0 if own_weights_stay else config.memory_refresh_steps
         self.scenario_slots = ScenarioSlots(model, self.optimizer, refresh_steps)

@@ -13,7 +13,7 @@ none, and calls them synergy. What chance alone finds is logged beside them.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,11 +24,19 @@ from redheart_hf.labels import SURD_TERMS, VIEWS
 from redheart_hf.outputs import RedHeartOutput
 from redheart_hf.surd import SURD, shuffled_baseline
 
+if TYPE_CHECKING:
+    from training.config import TrainConfig
+
 CAPACITY, LEAST = 8192, 5000  # predictions kept, and needed before there are targets
 REFRESH_STEPS = 50
 BINS = 4
 SHUFFLES = 20
 NO_OUTCOME = -1
+
+
+def teaches_surd(config: "TrainConfig", terms: Sequence[str]) -> bool:
+    """Whether a run of a model with these terms of the loss keeps what the SURD head learns from."""
+    return "surd" in terms and config.loss_weights.get("surd", 1.0) > 0
 
 
 def outcomes_of(labels: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -35,6 +35,7 @@ from training.checkpoint_metadata import write_metadata  # noqa: E402
 from training.collator import Collator  # noqa: E402
 from training.command_line import parse_config  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
+from training.creation import laid_out  # noqa: E402
 from training.crossover_final import choose_final, refuse_in_pieces  # noqa: E402
 from training.data import RunData, prepare_data  # noqa: E402
 from training.disk_room import check_disk  # noqa: E402
@@ -44,6 +45,7 @@ from training.evaluate import Evaluation, evaluate_dev  # noqa: E402
 from training.final_model import write_final  # noqa: E402
 from training.fresh_model import measure, unmeasured_model  # noqa: E402
 from training.lr_sweep import began_with, with_swept_rate  # noqa: E402
+from training.memory_kinds import MemoryPlan  # noqa: E402
 from training.memory_monitor import monitor_of  # noqa: E402
 from training.memory_plot import draw_memory  # noqa: E402
 from training.memory_report import MemoryReport  # noqa: E402
@@ -61,6 +63,7 @@ from training.signals import ended_by_signals, outlive_terminal  # noqa: E402
 from training.standardize import wants_standardization  # noqa: E402
 from training.trackers import import_trackers  # noqa: E402
 from training.watchdog import watched  # noqa: E402
+from training.weights import batches_of  # noqa: E402
 
 
 def main() -> None:
@@ -96,6 +99,8 @@ def train(config: TrainConfig) -> MemoryReport | None:
     memory = MemoryReport(
         Path(config.output_dir), monitor_of(accelerator.device), plan, limits, accelerator.num_processes
     )
+    if accelerator.is_main_process:
+        print(disk_room(config, architecture, data, plan, accelerator.num_processes))
     passed = "none"
     if checkpoint is None and config.preflight:
         passed = preflight(config, data, architecture, collator, accelerator, memory)
@@ -105,7 +110,6 @@ def train(config: TrainConfig) -> MemoryReport | None:
     loop = build_loop(config, architecture, data, collator, accelerator, memory, fresh=checkpoint is None)
     loop.saver.preflight, loop.saver.dev = passed, data.digest["dev"] if data.dev else None
     if accelerator.is_main_process:
-        print(check_disk(loop, plan.taught if plan is not None else None))
         (loop.output_dir / OOM_STATS).mkdir(exist_ok=True)  # empty in the end: memory was never short
     resumed_at = 0 if checkpoint is None else go_on(loop, checkpoint)
     if final_stands(config, loop):
@@ -155,6 +159,16 @@ def read_data(
             keep(Path(config.output_dir), config.save_total_limit, config.keep_complete)
         write_metadata(Path(config.output_dir))
     return config, data
+
+
+def disk_room(
+    config: TrainConfig, architecture: Architecture, data: RunData, plan: MemoryPlan | None, num_processes: int
+) -> str:
+    """Refuses what the disk has no room for, before hours of preflight and sweep."""
+    tokenizer, model_config = architecture
+    model = laid_out(model_config, config.weight_precision)
+    batches = batches_of(data.train, config, 0, num_processes)
+    return check_disk(config, model, tokenizer, batches, bool(data.dev), plan.taught if plan is not None else None)
 
 
 def build_loop(
