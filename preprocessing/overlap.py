@@ -96,7 +96,12 @@ def hold_out(records: Sequence[Record], rows: int, seed: int) -> tuple[list[Reco
 
 def half_of(record: Record) -> Literal["choosing", "reporting"]:
     """What is chosen is chosen on one half of dev, figures come from the other; by the group, else by the text."""
-    return "choosing" if _hash(record.group or normalise(record.text)) % 2 == 0 else "reporting"
+    return "choosing" if _hash(kept_with(record)) % 2 == 0 else "reporting"
+
+
+def kept_with(record: Record) -> str:
+    """Records of one such name are never told apart: of one group, else of one text."""
+    return record.group or normalise(record.text)
 
 
 def source_name(record: Record) -> str:

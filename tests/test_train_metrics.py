@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score
 from preprocessing import metrics
 from preprocessing.errors import UserError
 from preprocessing.records import Action, Record
-from training.figures import measure
+from training.figures import averaged, groups_of, measure, with_intervals
 
 
 @pytest.fixture
@@ -95,6 +95,23 @@ def test_many_rows_are_resampled_in_parts_with_the_same_result(monkeypatch):
     whole = interval()
     monkeypatch.setattr(metrics, "RESAMPLE_CELLS", 500)
     assert interval() == whole
+
+
+def test_rows_of_one_group_are_drawn_together():
+    """Ten copies of each row, in one group, say no more than the rows alone: a loop over groups is the reference."""
+    random = np.random.default_rng(0)
+    values, owners = random.normal(size=60), np.repeat(np.arange(60), 10)
+    of = {"reader": "jsonl", "source": "x", "row": 1, "language": "en"}
+    records = [Record(id=str(row), text=f"t{row}", group=f"g{owner}", **of) for row, owner in enumerate(owners)]
+    groups = groups_of(records)
+    assert groups.tolist() == owners.tolist()
+    together = with_intervals(averaged("mean", values[owners]), 600, groups)
+    drawn = np.random.default_rng(0).integers(0, 60, size=(1000, 60))
+    expected = np.percentile(values[drawn].mean(axis=1), (2.5, 97.5))
+    assert together["mean_interval"] == pytest.approx(expected, abs=1e-6)
+    apart = with_intervals(averaged("mean", values[owners]), 600)
+    widths = [high - low for low, high in (together["mean_interval"], apart["mean_interval"])]
+    assert widths[0] / widths[1] == pytest.approx(np.sqrt(10), rel=0.15)
 
 
 def perfect(records: list[Record]) -> dict[str, np.ndarray]:

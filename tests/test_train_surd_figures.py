@@ -24,8 +24,11 @@ def judged(scenarios):
     generator = np.random.default_rng(0)
     agents = generator.normal(size=(LEAST + 200, 3))
     verdicts = agents[:, 1] + 0.5 * generator.normal(size=len(agents)) > 0.3
-    plain = dataclasses.replace(scenarios[0], actions=None, chosen=None, regret=None)
-    records = [dataclasses.replace(plain, acceptability=[None, None, None, float(verdict)]) for verdict in verdicts]
+    plain = dataclasses.replace(scenarios[0], actions=None, chosen=None, regret=None, group=None)
+    records = [
+        dataclasses.replace(plain, text=f"deed {row}", acceptability=[None, None, None, float(verdict)])
+        for row, verdict in enumerate(verdicts)
+    ]
     return records, agents, verdicts.astype(int)
 
 
@@ -62,8 +65,8 @@ def test_the_head_is_judged_by_the_terms_of_each_rows_verdict(judged):
 def test_the_two_verdicts_of_a_pair_are_resampled_together(judged, scenarios):
     """A pair given twice over by its two sides is no more evidence: the interval is that of half as many rows."""
     _, agents, _ = judged
-    plain = dataclasses.replace(scenarios[0], actions=None, chosen=None, regret=None, acceptability=None)
-    pairs = [dataclasses.replace(plain, worse="I lost it.")] * len(agents)
+    plain = dataclasses.replace(scenarios[0], actions=None, chosen=None, regret=None, acceptability=None, group=None)
+    pairs = [dataclasses.replace(plain, text=f"I won {row}.", worse="I lost it.") for row in range(len(agents))]
     errors = np.random.default_rng(2).gamma(0.2, 0.1, size=(len(agents), 1, 1))
     both = np.stack((agents, agents - [0.0, 1.0, 0.0]), axis=1)
     right = right_terms(both.transpose(1, 0, 2).reshape(-1, 3), np.repeat([1, 0], len(agents)))

@@ -5,10 +5,10 @@ Out   a table, and --output JSON: {reader: {figure: value, figure_interval: [low
 Run   python -m training.evaluate --model outputs/main/final --data scenarios=data/scenarios/test.jsonl \\
           --output metrics.json
 
-Intervals are 95 % bootstrap intervals over rows. Emotions count as present from the thresholds in the model's config
-(0.5 where it has none; the output says which). --choose-thresholds chooses them on one half of the rows, stores them
-in the model's config.json and measures on the other half; which half a row is in follows from a hash of its
-group, or of its text where it is in none.
+Intervals are 95 % bootstrap intervals over rows, those of one group drawn together. Emotions count as present from the
+thresholds in the model's config (0.5 where it has none; the output says which). --choose-thresholds chooses them on
+one half of the rows, stores them in the model's config.json and measures on the other half; which half a row is in
+follows from a hash of its group, or of its text where it is in none.
 
 Measured on rows of
   goemotions, goemotions_fine, kote                 macro_f1 of the 7, 28 or 44 emotions

@@ -92,7 +92,7 @@ def parity(english: Predictions, korean: Predictions, taught: Sequence[str]) -> 
     yield from averaged("same_strongest", same.astype(float))
     for index, name in enumerate(VAD if "vad" in taught else ()):
         one, other = english["vad_mean"][:, index], korean["vad_mean"][:, index]
-        yield from correlated(f"{name}_r", one, other)
+        yield from correlated(f"{name}_r", one, other, np.arange(len(one)))
         yield from averaged(f"{name}_difference", other - one)
 
 
@@ -140,7 +140,7 @@ def group_figures(valence: np.ndarray, categories: np.ndarray, safe: np.ndarray)
     figures = (figure for i, name in enumerate(large) for figure in averaged(f"valence {name}", heard[of == i]))
     random = np.random.default_rng(0)
     shuffled = [spread(heard, random.permutation(of)) for _ in range(SHUFFLES)]
-    darker = Figure("told_apart", lambda weights: auc(-valence, ~safe, weights), len(safe), len(safe))
+    darker = Figure("told_apart", lambda weights: auc(-valence, ~safe, weights), np.arange(len(safe)), len(safe))
     return with_intervals([*figures, darker], len(safe)) | {
         "spread": spread(heard, of),
         "spread_by_chance": float(np.percentile(shuffled, 95)),

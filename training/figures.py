@@ -4,20 +4,23 @@ In    records of one reader and what a model predicted for them.
 Out   {figure: value, figure_interval: [low, high], ..., "rows": n}, ready for JSON.
 Run   through training/evaluate.py.
 
-An interval is the 95 % bootstrap interval over records: it says how far the figure would move on other rows, not how
-far it would on another training run. A figure that rests on another number of rows than the reader has says so under
-figure_rows; one that cannot be measured is None. Rows without the label a figure needs have no part in it.
+An interval is the 95 % bootstrap interval over records, those of one group (a scenario's five traits, a text and its
+translation) drawn together: it says how far the figure would move on other rows, not how far on another training run.
+A figure that rests on another number of rows than the reader has says so under figure_rows; one that cannot be
+measured is None. Rows without the label a figure needs have no part in it.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from preprocessing import metrics
 from preprocessing.errors import UserError
+from preprocessing.overlap import kept_with
 from preprocessing.records import Record
 from redheart_hf.labels import DEFAULT_THRESHOLD, ETHICS_EXPERTS, VAD, VIEWS
 from training.inference import Predictions
@@ -32,11 +35,12 @@ Thresholds = dict[str, list[float]]
 
 @dataclass
 class Figure:
-    """`statistic` takes weights (samples, rows), None for ones; `counted` is how many values it rests on."""
+    """`statistic` takes weights (samples, rows), None for ones; `of` (rows,) is the record that each of these rows is
+    of, rising; `counted` is how many values it rests on."""
 
     name: str
     statistic: Callable[[np.ndarray | None], np.ndarray]
-    rows: int
+    of: np.ndarray
     counted: int
 
 
@@ -50,16 +54,17 @@ def labels_of(records: Sequence[Record], field: str) -> tuple[np.ndarray, np.nda
     return held, np.asarray([values[index] for index in held], dtype=float)
 
 
-def averaged(name: str, values: np.ndarray) -> Iterator[Figure]:
-    """The mean of one number a record; records for which it is NaN are left out."""
-    values = values[~np.isnan(values)]
+def averaged(name: str, values: np.ndarray, of: np.ndarray | None = None) -> Iterator[Figure]:
+    """The mean of one number a record; records for which it is NaN are left out. `of`: which records, if not all."""
+    known = np.flatnonzero(~np.isnan(values))
+    values, of = values[known], known if of is None else of[known]
     if len(values):
-        yield Figure(name, lambda weights: metrics.mean(values, weights), len(values), len(values))
+        yield Figure(name, lambda weights: metrics.mean(values, weights), of, len(values))
 
 
-def correlated(name: str, truth: np.ndarray, predicted: np.ndarray) -> Iterator[Figure]:
+def correlated(name: str, truth: np.ndarray, predicted: np.ndarray, of: np.ndarray) -> Iterator[Figure]:
     if len(truth):
-        yield Figure(name, lambda weights: metrics.pearson(truth, predicted, weights), len(truth), len(truth))
+        yield Figure(name, lambda weights: metrics.pearson(truth, predicted, weights), of, len(truth))
 
 
 def multi_label(field: str) -> Measure:
@@ -72,7 +77,7 @@ def multi_label(field: str) -> Measure:
         predicted = predictions[field][held]
         found = predicted >= np.asarray(thresholds.get(field, [DEFAULT_THRESHOLD] * predicted.shape[1]))
         true = truth >= 0.5
-        yield Figure("macro_f1", lambda weights: metrics.macro_f1(true, found, weights), len(held), len(held))
+        yield Figure("macro_f1", lambda weights: metrics.macro_f1(true, found, weights), held, len(held))
 
     return measure
 
@@ -85,16 +90,15 @@ def valence_arousal_dominance(
         if len(held):
             known = ~np.isnan(truth[:, index])
             predicted = predictions["vad_mean"][held, index]
-            yield from correlated(f"pearson_{name[0]}", truth[known, index], predicted[known])
+            yield from correlated(f"pearson_{name[0]}", truth[known, index], predicted[known], held[known])
 
 
 def preference(records: Sequence[Record], predictions: Predictions, thresholds: Thresholds) -> Iterator[Figure]:
     pairs = np.asarray([record.worse is not None for record in records])
     better, worse = predictions["utility_better"][pairs], predictions["utility_worse"][pairs]
     if len(better):
-        yield Figure(
-            "pair_accuracy", lambda weights: metrics.pair_accuracy(better, worse, weights), len(better), len(better)
-        )
+        of = np.flatnonzero(pairs)
+        yield Figure("pair_accuracy", lambda weights: metrics.pair_accuracy(better, worse, weights), of, len(of))
 
 
 def expert(name: str) -> Measure:
@@ -109,10 +113,10 @@ def expert(name: str) -> Measure:
         accepted = truth[judged, column] >= ACCEPTED
         predicted = predictions["acceptability"][held[judged], column] >= ACCEPTED
         both_true, both_found = np.stack((accepted, ~accepted), axis=1), np.stack((predicted, ~predicted), axis=1)
-        rows = len(accepted)
+        of, rows = held[judged], len(accepted)
         if rows:
-            yield Figure("accuracy", lambda weights: metrics.accuracy(accepted, predicted, weights), rows, rows)
-            yield Figure("macro_f1", lambda weights: metrics.macro_f1(both_true, both_found, weights), rows, rows)
+            yield Figure("accuracy", lambda weights: metrics.accuracy(accepted, predicted, weights), of, rows)
+            yield Figure("macro_f1", lambda weights: metrics.macro_f1(both_true, both_found, weights), of, rows)
 
     return measure
 
@@ -122,9 +126,8 @@ def strongest_emotion(records: Sequence[Record], predictions: Predictions) -> It
     held, truth = labels_of(records, "basic_emotions")
     if len(held):
         found = predictions["basic_emotions"][held].argmax(axis=1)
-        yield from averaged(
-            "emotion_accuracy", (truth[np.arange(len(held)), found] == truth.max(axis=1)).astype(float)
-        )
+        right = truth[np.arange(len(held)), found] == truth.max(axis=1)
+        yield from averaged("emotion_accuracy", right.astype(float), held)
 
 
 def dialogues(records: Sequence[Record], predictions: Predictions) -> Iterator[Figure]:
@@ -133,16 +136,17 @@ def dialogues(records: Sequence[Record], predictions: Predictions) -> Iterator[F
     nees_turn is the mean of the sum of squared errors over variances, 3 for honest ones; coverage_turn is how many of
     the numbers lie within the central 90 %.
     """
-    told = [index for index, record in enumerate(records) if record.turns and record.vad and None not in record.vad]
-    if not told:
+    known = [index for index, record in enumerate(records) if record.turns and record.vad and None not in record.vad]
+    told = np.asarray(known, dtype=int)
+    if not len(told):
         return
     truth = np.asarray([records[index].vad for index in told], dtype=float)
     mean, variance = predictions["turn_vad_mean"][told], np.exp(predictions["turn_vad_log_variance"][told])
     for index, name in enumerate(VAD):
-        yield from correlated(f"pearson_turn_{name[0]}", truth[:, index], mean[:, index])
+        yield from correlated(f"pearson_turn_{name[0]}", truth[:, index], mean[:, index], told)
     squares = (truth - mean) ** 2 / variance
-    yield from averaged("nees_turn", squares.sum(axis=1))
-    yield from averaged("coverage_turn", (np.sqrt(squares) <= CENTRAL_90).mean(axis=1))
+    yield from averaged("nees_turn", squares.sum(axis=1), told)
+    yield from averaged("coverage_turn", (np.sqrt(squares) <= CENTRAL_90).mean(axis=1), told)
 
 
 def choices(records: Sequence[Record], predictions: Predictions) -> Iterator[Figure]:
@@ -166,13 +170,13 @@ def choices(records: Sequence[Record], predictions: Predictions) -> Iterator[Fig
     def utility_correlation(weights: np.ndarray | None) -> np.ndarray:
         return metrics.pearson(true, predicted, None if weights is None else weights[:, owner])
 
-    yield Figure("pearson_utility", utility_correlation, len(records), len(true))
+    yield Figure("pearson_utility", utility_correlation, np.arange(len(records)), len(true))
     yield from averaged("choice_accuracy", found_best)
     held, regret = labels_of(records, "regret")
     if len(held):
         missed, known = predictions["regret"][held, NEUTRAL_VIEW], regret[:, NEUTRAL_VIEW]
         with_actions = ~np.isnan(missed)
-        yield from correlated("pearson_regret", known[with_actions], missed[with_actions])
+        yield from correlated("pearson_regret", known[with_actions], missed[with_actions], held[with_actions])
 
 
 def whole_record(records: Sequence[Record], predictions: Predictions, thresholds: Thresholds) -> Iterator[Figure]:
@@ -187,9 +191,8 @@ def whole_record(records: Sequence[Record], predictions: Predictions, thresholds
             missing = np.isnan(truth)
             error = np.where(missing, 0, np.abs(predictions[name][held] - truth)).sum(axis=1)
             counts = (~missing).sum(axis=1)
-            yield from averaged(
-                f"{name}_mae", np.divide(error, counts, out=np.full(len(held), np.nan), where=counts > 0)
-            )
+            errors = np.divide(error, counts, out=np.full(len(held), np.nan), where=counts > 0)
+            yield from averaged(f"{name}_mae", errors, held)
 
 
 PRIMARY: dict[str, Measure] = {
@@ -230,20 +233,42 @@ def measure(
 ) -> dict[str, Any]:
     """The reader's figures, each with its interval; {"rows": 0} when there is nothing to measure."""
     check_measurable([reader])
-    return with_intervals(PRIMARY[reader](records, predictions, thresholds) if records else (), len(records))
+    if not records:
+        return {"rows": 0}
+    return with_intervals(PRIMARY[reader](records, predictions, thresholds), len(records), groups_of(records))
 
 
-def with_intervals(figures: Iterable[Figure], rows: int) -> dict[str, Any]:
-    """Each figure's value and interval, how many values it rests on if not `rows`, and `rows`."""
+def groups_of(records: Sequence[Record]) -> np.ndarray:
+    """(rows,): the number of each record's group, or of its text where it is in none."""
+    numbers: dict[str, int] = {}
+    return np.asarray([numbers.setdefault(kept_with(record), len(numbers)) for record in records], dtype=int)
+
+
+def members(figure: Figure, groups: np.ndarray | None) -> tuple[int, np.ndarray]:
+    """How many groups the rows of `statistic` are of, and (rows,) which of them each is of."""
+    found, member = np.unique(figure.of if groups is None else groups[figure.of], return_inverse=True)
+    return len(found), member
+
+
+def with_intervals(figures: Iterable[Figure], rows: int, groups: np.ndarray | None = None) -> dict[str, Any]:
+    """Each figure's value and interval, how many values it rests on if not `rows`, and `rows`.
+
+    `groups` (rows,): records of one number are drawn together; without them each is drawn by itself.
+    """
     result: dict[str, Any] = {"rows": rows}
     for figure in figures:
         result[figure.name] = rounded(float(figure.statistic(None)[0]))
-        result[f"{figure.name}_interval"] = [
-            rounded(bound) for bound in metrics.bootstrap_interval(figure.statistic, figure.rows)
-        ]
+        count, member = members(figure, groups)
+        low, high = metrics.bootstrap_interval(partial(of_groups, figure.statistic, member), count)
+        result[f"{figure.name}_interval"] = [rounded(low), rounded(high)]
         if figure.counted != rows:
             result[f"{figure.name}_rows"] = figure.counted
     return result
+
+
+def of_groups(statistic: metrics.Statistic, member: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Of weights (samples, groups)."""
+    return statistic(weights[:, member])
 
 
 def rounded(value: float) -> float | None:

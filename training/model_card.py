@@ -170,9 +170,9 @@ def measured(metrics: Mapping[str, Mapping[str, Any]], train_config: TrainConfig
     lines += ["| Reader | Figure | Value | 95 % interval | Rows |", "|---|---|---:|---|---:|", *rows, ""]
     lines += [
         "Measured at the end of training on the reporting half of the dev rows, without texts that also occur in",
-        "training; thresholds of emotions were chosen on the other half. Intervals are bootstrap intervals over rows:",
-        "they say how far a figure would move on other rows, not on another training run. Such a table, but with the",
-        "texts that also occur in training, is printed by",
+        "training; thresholds of emotions were chosen on the other half. Intervals are bootstrap intervals over rows,",
+        "those of one group drawn together: they say how far a figure would move on other rows, not on another",
+        "training run. Such a table, but with the texts that also occur in training, is printed by",
         "",
         "```bash",
         "python -m training.evaluate --model path/to/this/folder --half reporting \\",

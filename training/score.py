@@ -10,8 +10,8 @@ carries it, and so are errors and what judges variances. A correlation that is n
 same to every text, counts 0.
 
 What is chosen (an epoch, a learning rate, a mixture of checkpoints) is chosen by the choosing half, so that the
-reporting half says what the choice is worth. Resamples are drawn by the reader's name and its number of rows alone:
-those of two models are of the same rows, and their difference is paired.
+reporting half says what the choice is worth. Resamples are of groups, drawn by the reader's name and their number
+alone: those of two models are of the same rows, and their difference is paired.
 """
 
 import math
@@ -25,7 +25,7 @@ import numpy as np
 from preprocessing.errors import UserError
 from preprocessing.metrics import Floats, resample_weights
 from redheart_hf.labels import VAD
-from training.figures import PRIMARY, Figure, Thresholds
+from training.figures import PRIMARY, Figure, Thresholds, groups_of, members
 
 if TYPE_CHECKING:
     from training.evaluate import Half, Predicted
@@ -59,31 +59,32 @@ def score_samples(
     for reader, whole in predicted.items():
         part = whole.half(half)
         figures = PRIMARY[reader](part.records, part.arrays, thresholds) if part.records else ()
-        for task, values in by_task(reader, figures, partial(drawn, reader, samples)):
+        for task, values in by_task(reader, figures, partial(drawn, reader, samples, groups_of(part.records))):
             readers.setdefault(task, []).append(values)
     tasks = {task: np.mean(of_readers, axis=0) for task, of_readers in readers.items()}
     return tasks | {TOTAL: np.mean(list(tasks.values()), axis=0)} if tasks else {}
 
 
 def by_task(
-    reader: str, figures: Iterator[Figure] | Sequence[Figure], weights_of: Callable[[int], Floats | None]
+    reader: str, figures: Iterator[Figure] | Sequence[Figure], weights_of: Callable[[Figure], Floats | None]
 ) -> Iterator[tuple[str, Floats]]:
     """The reader's mean figure in each task it has labels of."""
     found: dict[str, list[Floats]] = {}
     for figure in figures:
         if figure.name in TASK_OF_FIGURE:
             task = TASK_OF_READER.get(reader, TASK_OF_FIGURE[figure.name])
-            found.setdefault(task, []).append(np.nan_to_num(figure.statistic(weights_of(figure.rows)), nan=0.0))
+            found.setdefault(task, []).append(np.nan_to_num(figure.statistic(weights_of(figure)), nan=0.0))
     for task, values in found.items():
         yield task, np.mean(values, axis=0)
 
 
-def drawn(reader: str, samples: int, rows: int) -> Floats | None:
-    """How often each row is in each resample: the same for every model."""
+def drawn(reader: str, samples: int, groups: np.ndarray, figure: Figure) -> Floats | None:
+    """(samples, rows): how often each row is in each resample, the same for every model."""
     if not samples:
         return None
+    count, member = members(figure, groups)
     seed = int.from_bytes(blake2b(reader.encode(), digest_size=8).digest())
-    return resample_weights(np.random.default_rng([seed, rows]), rows, samples)
+    return resample_weights(np.random.default_rng([seed, count]), count, samples)[:, member]
 
 
 def total_of(found: Mapping[str, float], half: str = "choosing") -> float:

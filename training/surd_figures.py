@@ -17,7 +17,7 @@ import numpy as np
 
 from preprocessing import metrics
 from preprocessing.records import Record
-from training.figures import ACCEPTED, Figure, with_intervals
+from training.figures import ACCEPTED, Figure, groups_of, with_intervals
 from training.inference import Predictions
 from training.surd_targets import BINS, NO_OUTCOME, decompose
 
@@ -47,19 +47,20 @@ def surd_figures(predicted: Iterable[tuple[Sequence[Record], Predictions]]) -> d
     )
     right, found = decompose(agents, outcomes)
     answers = {"head_error": terms, "constant_error": right[outcomes].mean(axis=0)}
+    groups = groups_of([record for records, _ in parts for record in records])
     judged, owners = np.unique(owners, return_inverse=True)
     figures = (
-        root_mean_square(name, ((answer - right[outcomes]) ** 2).mean(axis=1), owners, len(judged))
+        root_mean_square(name, ((answer - right[outcomes]) ** 2).mean(axis=1), owners, judged)
         for name, answer in answers.items()
     )
     kept = {name: round(found[name], 6) for name in ("information", "information_by_chance")}
-    return with_intervals(figures, len(judged)) | kept
+    return with_intervals(figures, len(judged), groups) | kept
 
 
-def root_mean_square(name: str, squares: np.ndarray, owners: np.ndarray, records: int) -> Figure:
+def root_mean_square(name: str, squares: np.ndarray, owners: np.ndarray, judged: np.ndarray) -> Figure:
     """Of one number a verdict, in thousandths; the two verdicts of a pair are resampled together."""
 
     def statistic(weights: np.ndarray | None) -> np.ndarray:
         return 1000 * np.sqrt(metrics.mean(squares, None if weights is None else weights[:, owners]))
 
-    return Figure(name, statistic, records, len(squares))
+    return Figure(name, statistic, judged, len(squares))
