@@ -115,8 +115,11 @@ class RedHeartPreTrainedModel(PreTrainedModel):
         `modules` names some of `labels.MODULES`, or a mode: training, evaluation, inference, dialogue. None takes
         those of `config`, if one is given, else all there are. What `text_encoder_mode` keeps from learning is kept
         from it still. Raises ValueError for a module that does not exist; for one that was not saved, unless
-        `new_modules` says that it may start fresh; and for any other weight that the folder lacks.
+        `new_modules` says that it may start fresh; and for any other weight that the folder lacks. Weights are read
+        from safetensors alone: a pickle can run code, and is never opened.
         """
+        if not kwargs.setdefault("use_safetensors", True):
+            raise ValueError("use_safetensors=False would read a pickle, which can run code; save it as safetensors")
         config = kwargs.get("config")  # the Auto classes have put `modules` into it already
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         with_report = kwargs.pop("output_loading_info", False)

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertConfig, BertModel, Trainer, TrainingArguments
+from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, Trainer, TrainingArguments
 
 from preprocessing.encode import encode
+from preprocessing.errors import UserError
 from redheart_hf import RedHeartForMultiTask, preset_config
 from training.collator import Collator
+from training.loading import load_model
 
 TEXTS = [
     "할머니가 싸 주신 반찬을 버스에 두고 내렸다.",
@@ -150,6 +152,34 @@ def test_auto_model_gives_the_backbone(tokenizer, tmp_path):
     described, found = ask_a_stranger(folder, "AutoModel", tmp_path)
     assert described.startswith("RedHeartModel transformers_modules")
     assert_same_bits(found, answers_once_loaded(folder, model, tokenizer))
+
+
+class Writes:
+    """Run when it is unpickled."""
+
+    def __init__(self, place: Path):
+        self.place = place
+
+    def __reduce__(self):
+        return Path.touch, (self.place,)
+
+
+@pytest.mark.parametrize("harmful", [True, False])
+def test_a_pickle_in_the_place_of_weights_is_refused_and_never_opened(harmful, tokenizer, tmp_path):
+    model = tiny(tokenizer)
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(Writes(ran) if harmful else model.state_dict(), folder / "pytorch_model.bin")
+    for kind in (RedHeartForMultiTask, AutoModelForSequenceClassification):
+        with pytest.raises(OSError, match="model.safetensors"):
+            kind.from_pretrained(folder)
+    with pytest.raises(ValueError, match="can run code"):
+        RedHeartForMultiTask.from_pretrained(folder, use_safetensors=False)
+    with pytest.raises(UserError, match="pytorch_model.bin is a pickle"):
+        load_model(folder)
+    assert not ran.exists()
 
 
 def test_adapters_change_nothing_before_they_learn(tokenizer, tmp_path):

@@ -26,6 +26,7 @@ from redheart_hf import RedHeartForMultiTask, preset_config
 from redheart_hf.modeling_projections import AnswerLinear
 from training.build import build_model
 from training.checkpoint import checkpoints
+from training.command_line import parse_config
 from training.config import TrainConfig
 from training.loading import load_model
 from training.optim import build_optimizer
@@ -221,6 +222,17 @@ def test_an_encoder_that_stays_as_it_is_takes_no_rate_of_its_own(on_encoder, tmp
     config = tiny_config(tmp_path / "run", start_from=str(on_encoder), **fields)
     with pytest.raises(UserError, match="adapters on blocks leave the text encoder as it is"):
         config.refuse_idle_settings(build_model(config)[1].config)
+
+
+def test_the_recipe_in_the_documentation_is_one(base, tmp_path):
+    """Of YAML, where a bare `on` is true."""
+    page = (ROOT / "docs" / "use.md").read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if line.startswith("    model: {adapters: ")]
+    (tmp_path / "recipe.yaml").write_text(f"start_from: {base}\n{line.strip().replace('encoder, ', '')}\n")
+    sources = json.dumps([f"scenarios={ROOT / 'data' / 'scenarios' / 'train.jsonl'}"])
+    config = parse_config([str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path / "run"), "--train", sources])
+    assert config.model["adapters"]["on"] == ["blocks"]
+    assert build_model(config)[1].config.adapters["on"] == ["blocks"]
 
 
 def test_adapters_want_a_trained_model():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from training.devices import planned_gpu
 from training.memory_ledger import PAGE, Ledger, held
 
 MIB = 1 << 20
@@ -79,3 +80,13 @@ def test_large_tensors_take_whole_pages_and_small_ones_what_they_are():
         1 << 17,
         (1 << 17) + PAGE,
     ]
+
+
+def test_what_is_computed_may_be_asked_onto_a_gpu_that_is_none():
+    """As Transformers asks: the device by its place."""
+    device = planned_gpu()
+    with Ledger() as ledger:
+        ledger.computes = True
+        mask = torch.ones(4, 8, dtype=torch.long)
+        moved = torch.ops.aten.to.device(mask, device, torch.bool)
+        assert (moved.shape, moved.dtype, bool(moved.all())) == ((4, 8), torch.bool, True)

@@ -146,7 +146,7 @@ def test_names_that_would_lead_elsewhere_or_mislead_are_refused(name: str, model
     assert not (tmp_path / "hub").exists()
 
 
-@pytest.mark.parametrize("tag", ["main", "a/b", "..", "0" * 40, "v 1", "v1.lock", "-v", "태그", "nul"])
+@pytest.mark.parametrize("tag", ["main", "MAIN", "a/b", "..", "0" * 40, "v 1", "v1.lock", "-v", "태그", "nul"])
 def test_tags_that_could_be_something_else_are_refused(tag: str, model_dir: Path, tmp_path: Path):
     code, _, err = published(model_dir, tmp_path / "hub", f"--tag={tag}")
     assert code == 2
@@ -190,6 +190,11 @@ def test_what_the_manifest_does_not_name_is_left_out_and_told(model_dir: Path, t
     assert "secret.txt" not in repo_of(tmp_path / "hub").history()[0].files
 
 
+def said_otherwise(repo: HubRepo, **fields: object) -> None:
+    (note,) = repo.notes.glob("*")
+    note.write_text(json.dumps(json.loads(note.read_text()) | fields))
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -200,6 +205,12 @@ def test_what_the_manifest_does_not_name_is_left_out_and_told(model_dir: Path, t
         (lambda repo, blob: next(repo.snapshots.glob("*/config.json")).unlink(), "lacks config.json"),
         (lambda repo, blob: (next(repo.snapshots.glob("*")) / "x.txt").touch(), "was published without x.txt"),
         (lambda repo, blob: next(repo.notes.glob("*")).write_text("{"), "does not say what version"),
+        (lambda repo, blob: said_otherwise(repo, message="\x1b[2J"), "so it was changed"),
+        (lambda repo, blob: said_otherwise(repo, files={}), "so it was changed"),
+        (lambda repo, blob: said_otherwise(repo, parent=repo.references()["main"]), "so it was changed"),
+        (lambda repo, blob: (repo.refs / "main").write_bytes(b"\xff" * 40), "and no commit"),
+        (lambda repo, blob: (repo.refs / "v2").mkdir(), "and no commit"),
+        (lambda repo, blob: shutil.rmtree(repo.notes), "has no lab/red-heart"),
     ],
 )
 def test_verify_names_what_is_not_as_published(harm, said: str, model_dir: Path, tmp_path: Path):
@@ -211,6 +222,41 @@ def test_verify_names_what_is_not_as_published(harm, said: str, model_dir: Path,
     code, _, err = run_command(hub, "verify", "--hub", place, "--repo-id", NAME)
     assert code == 2
     assert said in err
+    if "it was changed" in said:  # nothing goes by what such a note says
+        assert run_command(hub, "prune", "--hub", place)[0] == 2
+        assert run_command(hub, "list", "--hub", place)[0] == 2
+        assert len(list(repo.blobs.glob("*"))) > 5
+
+
+def test_what_others_keep_there_is_left_alone(model_dir: Path, tmp_path: Path):
+    (tmp_path / "hub" / "models--a--b--c" / "commits").mkdir(parents=True)
+    code, _, err = run_command(hub, "verify", "--hub", tmp_path / "hub")
+    assert (code, "nothing was verified" in err) == (2, True)
+    published(model_dir, tmp_path / "hub")
+    assert run_command(hub, "verify", "--hub", tmp_path / "hub")[0] == 0
+
+
+def test_a_tag_is_of_its_files_whatever_came_between(model_dir: Path, tmp_path: Path):
+    place = tmp_path / "hub"
+    changed(model_dir, "one card")
+    published(model_dir, place, "--tag", "v1")
+    first = repo_of(place).references()
+    changed(model_dir, "another card")
+    published(model_dir, place)
+    changed(model_dir, "one card")
+    code, _, err = published(model_dir, place, "--tag", "v1")
+    assert code == 0, err
+    assert repo_of(place).references()["v1"] == first["v1"] != repo_of(place).references()["main"]
+    assert problems_of(repo_of(place)) == []
+
+
+def test_names_that_differ_in_case_alone_are_refused(model_dir: Path, tmp_path: Path):
+    published(model_dir, tmp_path / "hub", "--tag", "v1")
+    for given in ({"name": NAME.upper()}, {"tag": "V1"}):
+        options = [f"--tag={given['tag']}"] if "tag" in given else []
+        code, _, err = published(model_dir, tmp_path / "hub", *options, name=given.get("name", NAME))
+        assert code == 2
+        assert "in case alone" in err
 
 
 def test_pruning_keeps_tags_and_the_newest_and_no_blob_of_theirs_goes(model_dir: Path, tmp_path: Path):

@@ -235,6 +235,8 @@ class TrainConfig:
     def __post_init__(self):
         if self.mixed_precision == "auto":
             self.mixed_precision = native_precision()
+        if isinstance(adapters := self.model.get("adapters"), dict) and True in adapters:
+            adapters["on"] = adapters.pop(True)  # as YAML reads a key that is `on`
         check(self)
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from preprocessing.errors import UserError, run
 from training.hub_check import problems_of, prune
-from training.hub_names import repo_folder
+from training.hub_names import is_repo_id, repo_folder
 from training.hub_repo import HubRepo
 
 
@@ -33,7 +33,8 @@ def repos_in(hub: Path, repo_id: str | None) -> list[HubRepo]:
     if not hub.is_dir():
         raise UserError(f"no hub directory at {hub}")
     names = [path.parent.name for path in sorted(hub.glob("models--*--*/commits"))]
-    return [HubRepo(hub, name.removeprefix("models--").replace("--", "/", 1)) for name in names]
+    found = [name.removeprefix("models--").replace("--", "/", 1) for name in names]
+    return [HubRepo(hub, name) for name in found if is_repo_id(name)]
 
 
 def listed(repo: HubRepo) -> list[dict[str, Any]]:
@@ -83,6 +84,8 @@ def main() -> None:
         print(json.dumps(versions, ensure_ascii=False) if arguments.json else "\n".join(map(as_line, versions)))
     elif arguments.command == "verify":
         found = {repo.repo_id: problems_of(repo, not arguments.json) for repo in repos}
+        if not repos:
+            raise UserError(f"{arguments.hub} has nothing that was published there, so nothing was verified")
         lines = [f"{name}: {problem}" for name, problems in found.items() for problem in problems]
         if lines:
             raise UserError(f"{len(lines)} things are not as published:\n" + "\n".join(lines))

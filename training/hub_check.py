@@ -28,6 +28,10 @@ def problems_of(repo: HubRepo, progress: bool = True) -> list[str]:
         for name, commit in references.items()
         if not (repo.snapshots / commit).is_dir()
     ]
+    try:
+        repo.history()
+    except UserError as error:
+        found.append(str(error))
     blobs: set[str] = set()
     for snapshot in sorted(repo.snapshots.glob("*")):
         found += problems_of_snapshot(repo, snapshot, blobs)
@@ -35,7 +39,7 @@ def problems_of(repo: HubRepo, progress: bool = True) -> list[str]:
         path = repo.blobs / name
         if path.is_file() and (digest := file_digest(path)["sha256"]) != name:
             found.append(f"blobs/{name} holds something else than its name says: SHA-256 {digest[:12]}…")
-    return found
+    return list(dict.fromkeys(found))
 
 
 def problems_of_snapshot(repo: HubRepo, snapshot: Path, blobs: set[str]) -> list[str]:

@@ -39,10 +39,18 @@ def check_repo_id(repo_id: str) -> str:
     return repo_id
 
 
+def is_repo_id(repo_id: str) -> bool:
+    """Whether it could have been published here."""
+    try:
+        return check_repo_id(repo_id) == repo_id
+    except UserError:
+        return False
+
+
 def check_tag(tag: str) -> str:
     """A tag that can stand where a branch or a commit can; raises UserError."""
     fault = fault_of(tag)
-    if fault is None and tag == "main":
+    if fault is None and tag.lower() == "main":
         fault = "is the branch's name"
     elif fault is None and COMMIT.fullmatch(tag.lower()):
         fault = "looks like a commit"

@@ -56,7 +56,7 @@ class HubRepo:
 
     def references(self) -> dict[str, str]:
         """main and tags -> commit; raises UserError for one that holds something else."""
-        found = {path.name: path.read_text(encoding="utf-8") for path in sorted(self.refs.glob("*"))}
+        found = {path.name: said_in(path) for path in sorted(self.refs.glob("*"))}
         for name, commit in found.items():
             if not COMMIT.fullmatch(commit):
                 raise UserError(f"{self.refs / name} holds {commit[:60]!r} and no commit; publish again, or remove it")
@@ -65,7 +65,10 @@ class HubRepo:
     def commit(self, commit: str) -> Commit:
         path = self.notes / f"{commit}.json"
         try:
-            return Commit(commit, **json.loads(path.read_text(encoding="utf-8")))
+            found = Commit(commit, **json.loads(path.read_text(encoding="utf-8")))
+            if named(found) != commit:
+                raise ValueError(f"what it says has the hash {named(found)[:12]}, so it was changed")
+            return found
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{path} does not say what version {commit[:12]} is of: {error}") from error
 
@@ -97,6 +100,7 @@ class HubRepo:
     ) -> tuple[Commit, bool]:
         """A version of these files, at main and at `tag`, and whether it is a new one: the files of main's last
         version make none. Raises UserError for a tag that names another version, and where there is no room."""
+        self.refuse_other_case(tag)
         with self.alone():
             self.staging.mkdir(parents=True)
             listed = {name: file_digest(path) for name, path in sorted(files.items())}
@@ -104,7 +108,7 @@ class HubRepo:
             last = self.commit(references[MAIN]) if MAIN in references else None
             new = last is None or last.files != listed
             commit = written_down(last, time, message, listed) if last is None or new else last
-            if tag in references and references[tag] != commit.hash:
+            if tag in references and self.commit(references[tag]).files != listed:
                 raise UserError(
                     f"{self.repo_id} has the tag {tag} of version {references[tag][:12]}, and these files are another "
                     "one; a tag stays what it was: give another name"
@@ -114,10 +118,18 @@ class HubRepo:
                 for name, digest in listed.items():
                     self.add_blob(files[name], digest)
                 self.add_snapshot(commit)
-            for name in (MAIN, *([tag] if tag else [])):
-                if references.get(name) != commit.hash:
-                    self.put(self.refs / name, commit.hash)
+            if references.get(MAIN) != commit.hash:
+                self.put(self.refs / MAIN, commit.hash)
+            if tag is not None and tag not in references:
+                self.put(self.refs / tag, commit.hash)
             return commit, new
+
+    def refuse_other_case(self, tag: str | None) -> None:
+        """Raises UserError for a name beside one that differs in case alone: one folder to some file systems."""
+        for wanted in (self.folder, *([self.refs / tag] if tag else [])):
+            for path in wanted.parent.glob("*"):
+                if path.name != wanted.name and path.name.lower() == wanted.name.lower():
+                    raise UserError(f"{path} is there, which differs from {wanted.name} in case alone: give that name")
 
     def room_for(self, listed: Mapping[str, Mapping[str, Any]]) -> None:
         lacking = {digest["sha256"]: digest["bytes"] for digest in listed.values()}
@@ -176,4 +188,16 @@ def noted(commit: Commit) -> str:
 def written_down(last: Commit | None, time: str, message: str, files: dict[str, dict[str, Any]]) -> Commit:
     """The commit of these files after `last`; its name is a hash of all it says."""
     draft = Commit("", last.hash if last is not None else None, time, message, files)
-    return Commit(hashlib.sha1(noted(draft).encode()).hexdigest(), draft.parent, time, message, files)
+    return Commit(named(draft), draft.parent, time, message, files)
+
+
+def named(commit: Commit) -> str:
+    return hashlib.sha1(noted(commit).encode()).hexdigest()
+
+
+def said_in(reference: Path) -> str:
+    """What a reference holds; of what is no text, and of a folder, nothing."""
+    try:
+        return reference.read_text(encoding="utf-8")
+    except (ValueError, IsADirectoryError):
+        return ""

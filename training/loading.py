@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from preprocessing.errors import UserError
 from preprocessing.folders import MANIFEST, verify
-from preprocessing.model_files import what_loading_raises
+from preprocessing.model_files import weights_in, what_loading_raises
 from redheart_hf import RedHeartConfig, RedHeartForMultiTask
 from training.rewrite import finish_rewrite
 
@@ -47,6 +47,7 @@ def load_model(
     """
     config = read_config(folder, changes)
     transformers_logging.disable_progress_bar()
+    weights_in(Path(folder))  # says it of a folder that has a pickle in their place
     if (Path(folder) / MANIFEST).is_file():  # damaged numbers would answer like others
         verify(Path(folder), ".safetensors")
     with what_loading_raises(folder, "a Red Heart model"):

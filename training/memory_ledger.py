@@ -130,7 +130,7 @@ class Ledger(TorchDispatchMode):
 
 def really(operator, args, kwargs) -> Any:
     """Computed, on the CPU."""
-    kwargs = kwargs | ({"device": CPU} if kwargs.get("device") is not None else {})
+    args, kwargs = tree_map(lambda part: CPU if isinstance(part, torch.device) else part, (args, kwargs))
     with unset_fake_temporarily():
         return operator(*args, **kwargs)
 

@@ -17,6 +17,7 @@ Exit codes: 0 done, 1 a fault of the program, 2 something you can mend.
 
 import argparse
 import json
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def main() -> None:
     print(f"{arguments.repo_id} {said}: version {commit.hash}, {size}")
     revision = f', revision="{arguments.tag}"' if arguments.tag else ""
     print(
-        f"load it with HF_HUB_CACHE={arguments.hub.resolve()} HF_HUB_OFFLINE=1:\n"
+        f"load it with HF_HUB_CACHE={shlex.quote(str(arguments.hub.resolve()))} HF_HUB_OFFLINE=1:\n"
         f'  AutoModelForSequenceClassification.from_pretrained("{arguments.repo_id}"{revision})\n'
         "after `from redheart_hf import RedHeartForMultiTask`; with trust_remote_code=True where that is not installed"
     )
