@@ -6,39 +6,72 @@ Run   pytest tests/test_train_memory_pieces.py -m "slow or not slow"
 """
 
 import json
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from commands import FSDP2, run_command, two_processes
 from test_train_sharding import SOURCES, WEIGHTS
+from tiny_encoder import tiny_bert
 from tiny_run import ROOT
 
 from redheart_hf import RedHeartForMultiTask, preset_config
-from training import memory_pieces
+from training import memory, memory_pieces
 
 FIELDS = ["--preset", "redheart-200m", "--batch-size", 4, "--max-length", 48]
 
 
+@cache
 def planned(*options: object) -> dict:
     code, out, err = run_command(memory_pieces, *FIELDS, "--json", *options)
     assert code in (0, 3), err
     return json.loads(out)
 
 
+def filled_up(model: torch.nn.Module, processes: int) -> int:
+    """Numbers, each tensor's rows a multiple of the processes, as FSDP2 cuts them."""
+    shapes = [tuple(parameter.shape) or (1,) for parameter in model.parameters()]
+    return sum(math.ceil(shape[0] / processes) * processes * math.prod(shape[1:]) for shape in shapes)
+
+
 def test_what_rests_is_shared_out_and_what_computes_is_not():
-    two, eight = planned("--processes", 2, "--vram-gib", 80), planned("--processes", 8, "--vram-gib", 80)
-    assert eight["resting"] == pytest.approx(two["resting"] / 4, rel=1e-6)
-    assert (eight["activations"], eight["gathered"]) == (two["activations"], two["gathered"])
-    assert two["peak"] - eight["peak"] == two["resting"] - eight["resting"]
-    numbers = sum(parameter.numel() for parameter in RedHeartForMultiTask(preset_config("redheart-200m")).parameters())
+    two, thousand = planned("--processes", 2, "--vram-gib", 80), planned("--processes", 1000, "--vram-gib", 80)
+    model = RedHeartForMultiTask(preset_config("redheart-200m"))
+    numbers, filled = filled_up(model, 1), filled_up(model, 1000)
+    assert numbers < filled < 1.5 * numbers
+    assert thousand["resting"] * 1000 / filled == pytest.approx(two["resting"] * 2 / filled_up(model, 2), rel=1e-4)
     assert two["resting"] * 2 == pytest.approx(16 * numbers, rel=0.11)  # AdamW, but for heads that are not taught
-    assert (two["travels"], eight["travels"]) == (12 * numbers * 1 // 2, 12 * numbers * 7 // 8)
-    assert eight["main_memory"]["load"] == 8 * 4 * numbers
+    assert thousand["working"] == two["working"]
+    assert (two["travels"], thousand["travels"]) == (12 * filled_up(model, 2) // 2, 12 * filled * 999 // 1000)
+    assert thousand["main_memory"]["load"] >= 8 * 4 * numbers
+
+
+def test_what_is_cut_out_of_an_encoder_is_cut_out_once(tokenizer):
+    """Its embeddings hold the table that is cut out by itself: they are no cut."""
+    sizes = {"vocab_size": len(tokenizer), "text_encoder_config": tiny_bert(tokenizer)}
+    model = RedHeartForMultiTask(preset_config("redheart-tiny", **sizes))
+    encoder = model.model.embeddings.encoder
+    layers = [*encoder.encoder.layer, *model.model.blocks]
+    parts = [filled_up(part, 3) for part in (*layers, encoder.embeddings.word_embeddings)]
+    found = memory_pieces.cut_of(model, 3)
+    assert (found.every, found.unit) == (4 * filled_up(model, 3), 4 * max(parts))
+    assert found.uncut == 4 * (filled_up(model, 3) - sum(parts)) > 0
+
+
+def test_recomputing_is_counted():
+    """What comes back in the backward pass is there then, and is no part of what the forward pass keeps."""
+    fields = ["--preset", "redheart-tiny", "--batch-size", 64, "--max-length", 256, "--gradient-checkpointing", "true"]
+    code, out, _ = run_command(memory_pieces, *fields, "--processes", 1, "--json")
+    whole = json.loads(run_command(memory, *fields, "--json")[1])
+    assert code == 0
+    assert json.loads(out)["phases"]["backward"] == pytest.approx(whole["phases"]["backward"], rel=0.05)
 
 
 def test_with_offload_nothing_rests_on_the_gpu():
@@ -48,16 +81,29 @@ def test_with_offload_nothing_rests_on_the_gpu():
     assert beside["main_memory"]["step"] >= 8 * resting
 
 
-def test_what_does_not_fit_ends_with_three_and_what_cannot_be_done_says_so():
-    code, out, _ = run_command(memory_pieces, *FIELDS, "--processes", 4, "--vram-gib", 1)
-    assert code == 3
-    assert "does NOT fit in 1.00 GiB" in out
-    code, _, err = run_command(memory_pieces, *FIELDS, "--processes", 4, "--optimizer", "adamw_8bit")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--processes", 4, "--optimizer", "adamw_8bit"], "use adamw or sgd"),
+        (["--processes", 12, "--per-machine", 8], "--processes 12"),
+        (["--processes", 8, "--per-machine", 0], "got 8 and 0"),
+        (["--processes", 8, "--vram-gib", 80, "--swap", "on"], "swap on"),
+        (["--processes", 8, "--vram-gib", 80, "--gpu-layers-ratio", 0.5], "gpu_layers_ratio"),
+        (["--processes", 8, "--fit"], "training.memory"),
+        (["--processes", 8, "--offload"], "--vram-gib"),
+    ],
+)
+def test_what_a_run_in_pieces_refuses_is_not_planned(options, said):
+    code, _, err = run_command(memory_pieces, *FIELDS, *options)
     assert code == 2
-    assert "use adamw or sgd" in err
-    code, _, err = run_command(memory_pieces, *FIELDS, "--processes", 12, "--per-machine", 8)
-    assert code == 2
-    assert "--processes 12" in err
+    assert said in err
+
+
+def test_what_does_not_fit_ends_with_three():
+    for limit in (["--vram-gib", 1], ["--vram-gib", 80, "--ram-gib", 2]):
+        code, out, _ = run_command(memory_pieces, *FIELDS, "--processes", 4, *limit)
+        assert code == 3
+        assert "does NOT fit" in out
 
 
 @pytest.mark.slow

@@ -126,7 +126,8 @@ def widest_batch(records: int, length: int, actions: int) -> "Batch":
     return batch
 
 
-def plan_of(config: TrainConfig, actions: int) -> MemoryPlan:
+def plan_of(config: TrainConfig, actions: int, device: torch.device | None = None) -> MemoryPlan:
+    """On the `device` that the settings speak of, if none is given."""
     from training.inference import BATCH_SIZE  # these bring all of training with them: a refusal does without
     from training.memory_plan import plan_memory
 
@@ -135,7 +136,7 @@ def plan_of(config: TrainConfig, actions: int) -> MemoryPlan:
     batches = config.gradient_accumulation_steps if config.update_in_backward else 2  # else a third is like the second
     group = [widest_batch(config.batch_size, length, actions)] * min(batches, config.gradient_accumulation_steps)
     judged = widest_batch(BATCH_SIZE, length, actions) if config.dev or config.holdout else None
-    found = plan_memory(config, model_config, [group], terms_of(model_config), judged, device_of(config))
+    found = plan_memory(config, model_config, [group], terms_of(model_config), judged, device or device_of(config))
     return found.beside_a_save() if config.save_async == "on" else found
 
 

@@ -118,10 +118,7 @@ def shared(
         alone = accelerator.distributed_type == DistributedType.NO  # else Accelerate places what it distributes
         prepared = accelerator.prepare(model, optimizer, device_placement=[False, False] if alone else None)
         return *prepared, None
-    names = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
-    reads = model.get_input_embeddings()  # which Accelerate cuts out by itself
-    kinds = {type(module).__name__ for module in model.modules() if reads not in set(module.modules())}
-    accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(names & kinds)
+    accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(cut_at(model))
     own = type(model)
     prepared = accelerator.prepare(model, optimizer)
     # FSDP2 makes a class of its own for the model; what is saved shall name, and bring, the model's.
@@ -131,6 +128,13 @@ def shared(
         own.__qualname__,
     )
     return *prepared, Shares(model, accelerator.device)
+
+
+def cut_at(model: PreTrainedModel) -> set[str]:
+    """Names of the classes whose modules are cut out; the table of embeddings Accelerate cuts out by itself."""
+    names = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    reads = model.get_input_embeddings()
+    return names & {type(module).__name__ for module in model.modules() if reads not in set(module.modules())}
 
 
 class Shares:
