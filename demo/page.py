@@ -93,7 +93,13 @@ class Page:
         lines = [line.strip() for line in actions.splitlines() if line.strip()]
         if len(lines) > self.settings.most_actions:
             raise Refused(say("too_many", language, len(lines), self.settings.most_actions))
-        return {"text": text, "actions": lines, "chosen": int(chosen or 0) - 1 if lines and chosen else None}
+        if len(lines) == 1:
+            raise Refused(say("one_action", language))
+        if not lines or not chosen:  # nothing to choose from, or nothing chosen
+            return {"text": text, "actions": lines}
+        if chosen not in range(1, len(lines) + 1):
+            raise Refused(say("no_choice", language, f"{chosen:g}", len(lines)))
+        return {"text": text, "actions": lines, "chosen": int(chosen) - 1}
 
     def check(self, text: str, language: Language, beside: int = 0) -> None:
         """`beside`: characters that are typed besides it."""
@@ -104,7 +110,7 @@ class Page:
 
     def guarded(self, spoken: str, request: gr.Request, act: Callable[[Language], str]) -> str:
         """What `act` gives, or an alert that says why there is nothing."""
-        language = LANGUAGES.get(spoken, "en")
+        language = LANGUAGES.get(str(spoken), "en")
         visitor = request.client.host if request.client else ""
         if not self.rate.allows(visitor):
             return alert(say("slow_down", language, self.settings.per_minute))

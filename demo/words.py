@@ -54,6 +54,14 @@ SAID: dict[str, tuple[str, str]] = {
     "empty": ("먼저 글을 써 주세요.", "Type a text first."),
     "too_long": ("글이 {0}자입니다. {1}자까지 읽습니다.", "That is {0} characters; {1} are read at once."),
     "too_many": ("선택지가 {0}개입니다. {1}개까지 견줍니다.", "Those are {0} alternatives; {1} can be compared."),
+    "one_action": (
+        "선택지가 하나뿐입니다. 둘 이상 적어 주세요.",
+        "That is one alternative; a choice needs two or more.",
+    ),
+    "no_choice": (
+        "고른 번호가 {0}입니다. 1부터 {1}까지, 고르지 않았으면 0입니다.",
+        "The chosen one is {0}; it is 1 to {1}, or 0 for none.",
+    ),
     "slow_down": (
         "잠시 뒤에 다시 해 주세요: 1분에 {0}번까지 물을 수 있습니다.",
         "Wait a moment: {0} questions a minute are answered.",

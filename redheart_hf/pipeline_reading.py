@@ -11,7 +11,7 @@ it. A turn of a dialogue, and an action, must fit.
 import difflib
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
 from typing import Any
@@ -23,6 +23,7 @@ OVERLAP = 4  # of a window, one part in so many is in the next one too
 SLACK = 8  # tokens: a window's text alone may be cut otherwise than inside its text
 MOST_MARKS = 30  # in a row: the limit of Unicode's stream-safe format (UAX 15)
 LEAST = 16  # tokens of the text in a window
+MOST = {"actions": 100, "turns": 1000}  # which go through the model together
 
 Part = tuple[str, str | None]
 Coded = tuple[list[int], list[int] | None]
@@ -44,12 +45,10 @@ class Question:
 
 @dataclass
 class Unit:
-    """One window of a question: token ids and segments of its sequences; `choice`: the action that regret is asked of,
-    one unit each; `weight`: tokens of its text."""
+    """One window of a question: token ids and segments of its sequences; `weight`: tokens of its text."""
 
     question: Question
     coded: list[Coded]
-    choice: int = 0
     weight: int = field(init=False)
 
     def __post_init__(self):
@@ -62,11 +61,7 @@ class Unit:
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for units that get the same answers."""
-        return (
-            self.choice,
-            len(self.question.turns),
-            *(tuple(ids) + (-1, *(types or ())) for ids, types in self.coded),
-        )
+        return len(self.question.turns), *(tuple(ids) + (-1, *(types or ())) for ids, types in self.coded)
 
 
 def question_of(asked: Any, where: str, most_characters: int) -> Question:
@@ -85,6 +80,8 @@ def question_of(asked: Any, where: str, most_characters: int) -> Question:
     for name, texts in lists.items():
         if isinstance(texts, str) or not isinstance(texts, Sequence):
             raise ValueError(f"{where}: {name} must be a list of texts, got {texts!r:.60}")
+        if len(texts) > MOST[name]:
+            raise ValueError(f"{where} has {len(texts):,} {name}; {MOST[name]:,} are read at once: ask about fewer")
     actions, turns = tuple(lists["actions"]), tuple(lists["turns"])
     for name, text in (
         ("text", asked.get("text")),
@@ -97,6 +94,8 @@ def question_of(asked: Any, where: str, most_characters: int) -> Question:
     if len(actions) == 1:
         raise ValueError(f"{where} has one action; a choice needs two or more")
     chosen = asked.get("chosen")
+    if chosen is not None and not actions:
+        raise ValueError(f"{where}: chosen is {chosen!r}, and there are no actions to choose from")
     if chosen is not None and (type(chosen) is not int or not 0 <= chosen < len(actions)):
         raise ValueError(f"{where}: chosen is {chosen!r}, and the actions are 0 to {len(actions) - 1}")
     return Question(clean(asked["text"]), tuple(map(clean, actions)), chosen, tuple(map(clean, turns)))
@@ -150,13 +149,9 @@ class Reader:
         parts = [question.parts(question.text) for question in questions]
         coded = iter(self.encode([part for of in parts for part in of]))
         units = [Unit(question, [next(coded) for _ in of]) for question, of in zip(questions, parts, strict=True)]
-        windows = [
+        return [
             [unit] if unit.length <= self.max_length else self.windows(unit.question, place)
             for unit, place in zip(units, where, strict=True)
-        ]
-        return [
-            [replace(unit, choice=choice) for unit in of for choice in range(max(1, len(unit.question.actions)))]
-            for of in windows
         ]
 
     def encode(self, parts: Sequence[Part]) -> list[Coded]:

@@ -37,6 +37,7 @@ from .answers import (
     to_numpy,
 )
 from .labels import VIEWS
+from .modeling_head_regret import regret_of
 from .pipeline_reading import Question, Reader, Unit, question_of
 
 BATCH_SIZE, BUFFER = 32, 32
@@ -69,8 +70,11 @@ class RedHeartPipeline(Pipeline):
             raise ValueError(
                 f"what is {args[0]!r:.60}? Give one input, a list of them, or an iterator; options by name"
             )
-        options = {"batch_size": batch_size or self._batch_size or BATCH_SIZE} | self._forward_params
-        options |= self._sanitize_parameters(**given)[1]
+        size = batch_size if batch_size is not None else self._batch_size or BATCH_SIZE
+        options = {"batch_size": size} | self._forward_params | self._sanitize_parameters(**given)[1]
+        for name in ("batch_size", "max_characters"):
+            if name in options and (type(options[name]) is not int or options[name] < 1):
+                raise ValueError(f"{name} is {options[name]!r}; give a whole number, 1 or more")
         if isinstance(inputs, (str, Mapping)):
             return next(self.stream([inputs], options))
         if isinstance(inputs, (list, tuple)):
@@ -80,6 +84,9 @@ class RedHeartPipeline(Pipeline):
                     f"the answers one by one (a list may have {MOST_AT_ONCE:,})"
                 )
             return list(self.stream(inputs, options))
+        many = hasattr(inputs, "__iter__") or hasattr(inputs, "__getitem__")
+        if not many or isinstance(inputs, (bytes, bytearray)):
+            raise ValueError(f"input is of type {type(inputs).__name__}; give a text, a dictionary or many of them")
         return self.stream(inputs, options)
 
     def stream(self, inputs: Iterable[Any], options: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -111,15 +118,12 @@ class RedHeartPipeline(Pipeline):
         """One question's units and their arrays -> its answer."""
         units, arrays = model_outputs
         question, config = units[0].question, self.model.config
-        choices = max(1, len(question.actions))
-        weights = [unit.weight for unit in units[::choices]]
-        of_choices = [average(arrays[choice::choices], weights) for choice in range(choices)]
-        averaged = of_choices[0]
+        averaged = average(arrays, [unit.weight for unit in units])
         answer = {"text": question.text} | describe_text(averaged, 0, config.thresholds or {})
         answer |= describe_deed(averaged, 0 if question.chosen is None else 1 + question.chosen)
         if question.actions:
-            views, regret = averaged["utility_views"][1:], np.stack([one["regret"] for one in of_choices])
-            answer["actions"] = describe_actions(question.actions, views, regret)
+            views = averaged["utility_views"][1:]
+            answer["actions"] = describe_actions(question.actions, views, averaged["regret"])
             answer |= {"best": int(views[:, VIEWS.index("neutral")].argmax()), "chosen": question.chosen}
             answer["regret"] = None if question.chosen is None else answer["actions"][question.chosen]["regret"]
         if question.turns:
@@ -129,7 +133,7 @@ class RedHeartPipeline(Pipeline):
                 {"text": text} | describe_turn(averaged, row) for text, row in zip(said, rows, strict=True)
             ]
             answer |= describe_turn(averaged, 0)
-        answer["windows"] = len(weights)
+        answer["windows"] = len(units)
         return keep_back(answer, config.trained_labels) | self.beyond(question, options)
 
     # ---------------------------------------------------------------- batches
@@ -147,25 +151,24 @@ class RedHeartPipeline(Pipeline):
         with torch.inference_mode():
             output = self.model(**self.batch_of(units))
         arrays = arrays_of_sequences(output, self.model.config.calibration or {})
-        regret = iter(to_numpy(output.regret.regret)) if output.regret.regret is not None else iter(())
         first = 0
         for unit in units:
             rows = slice(first, first + len(unit.coded))
             own = {name: values[rows] for name, values in arrays.items()}
             if unit.question.actions:
-                own["regret"] = next(regret)
+                views = output.regret.utility_views[rows][1:].float()
+                own["regret"] = to_numpy(regret_of(views.amax(dim=0) - views, self.model.config.regret_aversion))
             yield own
             first = rows.stop
 
     def batch_of(self, units: list[Unit]) -> dict[str, torch.Tensor]:
-        """What the model takes, padded on the right."""
+        """What the model takes, padded on the right; `chosen` moves nothing but the regret of what was chosen."""
         coded = [of for unit in units for of in unit.coded]
         shape = (len(coded), max(len(ids) for ids, _ in coded))
         input_ids = np.full(shape, self.reader.tokenizer.pad_token_id, dtype=np.int64)
         mask, types = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         first = 0
         groups: list[list[int]] = []
-        chosen: list[int] = []
         turns: list[list[int]] = []
         for row, (ids, segments) in enumerate(coded):
             input_ids[row, : len(ids)], mask[row, : len(ids)] = ids, 1
@@ -175,7 +178,6 @@ class RedHeartPipeline(Pipeline):
             rows = list(range(first + 1, first + len(unit.coded)))
             if unit.question.actions:
                 groups.append(rows)
-                chosen.append(unit.choice)
             elif unit.question.turns:
                 turns.append([*rows, first])
             first += len(unit.coded)
@@ -183,7 +185,7 @@ class RedHeartPipeline(Pipeline):
         if self.reader.typed:
             batch["token_type_ids"] = torch.from_numpy(types)
         if groups:
-            batch |= {"alternatives": padded(groups), "chosen": torch.tensor(chosen)}
+            batch |= {"alternatives": padded(groups), "chosen": torch.zeros(len(groups), dtype=torch.long)}
         if turns:
             batch["turns"] = padded(turns)
         return {name: tensor.to(self.device) for name, tensor in batch.items()}

@@ -97,7 +97,9 @@ def test_what_is_typed_never_becomes_html(page: Page):
         ("x" * 3000, "y\n" * 501, 0, "That is 4,002 characters"),
         ("x", "only one", 0, "a choice needs two or more"),
         ("x", "\n".join("abcdefghi"), 0, "Those are 9 alternatives; 8 can be compared."),
-        ("x", "a\nb", 3, "chosen is 2, and the actions are 0 to 1"),
+        ("x", "a\nb", 3, "The chosen one is 3; it is 1 to 2"),
+        ("x", "a\nb", float("inf"), "The chosen one is inf"),
+        ("x", "a\nb", float("nan"), "The chosen one is nan"),
         ("a\x07b", "", 0, "no character of a text"),
     ],
 )

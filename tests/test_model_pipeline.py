@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from redheart_hf import RedHeartPipeline
+from redheart_hf.labels import VIEWS
 from redheart_hf.pipeline_reading import OVERLAP
 from training.loading import load_model
 from training.prediction import predict
@@ -125,6 +127,32 @@ def test_a_long_scenario_has_each_action_beside_each_window(ask, scenarios):
     assert [action["text"] for action in found["actions"]] == WALLET["actions"]
 
 
+def test_the_regret_of_each_action_is_that_of_having_chosen_it(ask):
+    """The model, asked once for each choice, is the reference."""
+    found = ask(WALLET)
+    sequences = [(WALLET["text"],), *((WALLET["text"], action) for action in WALLET["actions"])]
+    coded = [ask.tokenizer(ask.reader.prefix + first, *rest) for first, *rest in sequences]
+    batch = ask.tokenizer.pad(coded, return_tensors="pt")
+    rows = torch.tensor([[*range(1, len(sequences))]])
+    for place, action in enumerate(found["actions"]):
+        with torch.inference_mode():
+            expected = ask.model(**batch, alternatives=rows, chosen=torch.tensor([place])).regret.regret[0]
+        assert [action["regret"][view] for view in VIEWS] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_a_hundred_actions_go_through_the_model_once(ask, monkeypatch):
+    passes = []
+    forward = type(ask.model).forward
+    monkeypatch.setattr(
+        type(ask.model),
+        "forward",
+        lambda self, **given: passes.append(len(given["input_ids"])) or forward(self, **given),
+    )
+    found = ask({"text": "Where to?", "actions": [f"street {place}" for place in range(100)]})
+    assert len(found["actions"]) == 100
+    assert passes == [101]
+
+
 def test_streams_are_read_as_they_are_asked_for_and_answered_in_order(ask, dev):
     read = []
 
@@ -156,6 +184,12 @@ def test_streams_are_read_as_they_are_asked_for_and_answered_in_order(ask, dev):
         ({"text": "x", "actions": ["a", " "]}, "the action is empty"),
         ({"text": "x", "actions": ["a", "b"], "chosen": 2}, "chosen is 2, and the actions are 0 to 1"),
         ({"text": "x", "actions": ["a", "b"], "chosen": True}, "chosen is True"),
+        ({"text": "x", "chosen": 0}, "chosen is 0, and there are no actions"),
+        ({"text": "x", "actions": [f"act {place}" for place in range(101)]}, "101 actions; 100 are read at once"),
+        ({"text": "x", "turns": ["a"] * 1001}, "1,001 turns"),
+        (b"abc", "input is of type bytes"),
+        (None, "input is of type NoneType"),
+        (5, "input is of type int"),
         ({"text": "x", "actions": ["a", "b"], "turns": ["c"]}, "actions and turns"),
         ({"turns": ["c"]}, "None and no text"),
         ("a\x00b", r"'\x00' at 1"),
@@ -171,6 +205,14 @@ def test_what_cannot_be_asked_is_refused_with_where_and_why(asked, said: str, as
     with pytest.raises(ValueError, match="^") as error:
         ask(asked)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "8", True])
+def test_a_size_that_is_none_is_refused(size, ask):
+    with pytest.raises(ValueError, match="batch_size is .*; give a whole number, 1 or more"):
+        ask("x", batch_size=size)
+    with pytest.raises(ValueError, match="max_characters is None"):
+        ask("x", max_characters=None)
 
 
 def test_an_unknown_option_is_refused(ask):

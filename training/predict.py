@@ -60,13 +60,13 @@ def check_choice(actions: list[str], chosen: int | None) -> None:
 
 
 def similar_texts(
-    folder: Path, model: RedHeartForMultiTask, tokenizer: PreTrainedTokenizerBase
+    folder: Path | str, model: RedHeartForMultiTask, tokenizer: PreTrainedTokenizerBase
 ) -> Callable[[str], list[dict[str, Any]]]:
     """What finds a text's nearest in the index, with the encoder that the model reads with."""
     from preprocessing.retrieval import load  # the extra retrieval, which others need not have
     from training.text_vectors import of_model
 
-    index, vectors = load(folder), of_model(model, tokenizer)
+    index, vectors = load(Path(folder)), of_model(model, tokenizer)
     return lambda text: [asdict(near) for near in index.search(vectors([text]), vectors.encoder)[0]]
 
 
