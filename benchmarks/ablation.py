@@ -14,6 +14,7 @@ whole with the same seed. Differences within the spread mean nothing. --card put
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -176,14 +177,15 @@ def prepare(output: Path, tokenizer: PreTrainedTokenizerBase, config: TrainConfi
     return cached
 
 
-def found_in(output: Path, variant: str) -> list[dict[str, Any]]:
-    """What the runs of a variant gave, by seed."""
-    return [json.loads(path.read_text()) for path in sorted(output.glob(f"{variant.replace(' ', '_')}-*.json"))]
+def found_in(output: Path, variant: str, seeds: int) -> list[dict[str, Any]]:
+    """What the runs of a variant gave, by seed; main() has seen that their settings are those asked for."""
+    names = [output / f"{variant.replace(' ', '_')}-{seed}.json" for seed in range(seeds)]
+    return [json.loads(path.read_text()) for path in names if path.exists()]
 
 
-def table(output: Path) -> str:
+def table(output: Path, variants: list[str], seeds: int) -> str:
     """Mean +- standard deviation over the seeds; the same of differences from the whole with that seed; the cost."""
-    of_variant = {variant: found for variant in VARIANTS if (found := found_in(output, variant))}
+    of_variant = {variant: found for variant in variants if (found := found_in(output, variant, seeds))}
     whole = {run["config"]["seed"]: values(run) for run in of_variant.get("whole", [])}
     lines = [*HEADER]
     lines += [line_of(variant, [values(run) for run in found]) for variant, found in of_variant.items()]
@@ -227,6 +229,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants to run")
     parser.add_argument("--card", type=Path, metavar="DIR", help="a trained model whose card gets the tables")
     arguments = parser.parse_args()
+    if arguments.seeds < 1 or arguments.epochs < 1:
+        raise UserError(f"--seeds and --epochs are at least 1, got {arguments.seeds} and {arguments.epochs}")
     if arguments.card is not None:
         read_config(arguments.card)  # refused before the runs rather than after them
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -243,10 +247,12 @@ def main() -> None:
             found = one_run(config, train, dev, encoder)
             write_json(result, found | {"config": config.to_dict()})
             print(f"{variant}, seed {seed}: {found['cpu_seconds']:.0f} CPU seconds", flush=True)
-    said = f"{len(train)} rows, {arguments.epochs} epochs, frozen encoder\n\n{table(arguments.output)}"
+    tables = table(arguments.output, arguments.only, arguments.seeds)
+    said = f"{len(train)} rows, {arguments.epochs} epochs, frozen encoder\n\n{tables}"
     print(f"\n{said}")
     if arguments.card is not None:
-        command = f"python benchmarks/ablation.py --seeds {arguments.seeds} --epochs {arguments.epochs}"
+        only = " ".join(shlex.quote(variant) for variant in arguments.only)
+        command = f"python benchmarks/ablation.py --seeds {arguments.seeds} --epochs {arguments.epochs} --only {only}"
         store_in_config(arguments.card, lambda _: {}, CARD.format(command=command, said=said))
 
 

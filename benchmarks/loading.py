@@ -48,7 +48,7 @@ def load(way: str, folder: Path) -> dict[str, int]:
         while not ended.wait(0.005):
             most[:] = map(max, most, own_bytes())
 
-    watcher = threading.Thread(target=look)
+    watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
     model = RedHeartForMultiTask.from_pretrained(folder, **WAYS[way]).eval()
     with torch.no_grad():
@@ -60,9 +60,11 @@ def load(way: str, folder: Path) -> dict[str, int]:
 
 
 def made(preset: str, folder: Path) -> Path:
-    if not (folder / "config.json").exists():
+    """The folder, there only once all of it is."""
+    if not folder.exists():
         model = RedHeartForMultiTask._from_config(preset_config(preset), dtype=torch.bfloat16)
-        model.save_pretrained(folder, max_shard_size="2GB")
+        model.save_pretrained(folder.with_suffix(".partial"), max_shard_size="2GB")
+        folder.with_suffix(".partial").rename(folder)
     return folder
 
 
@@ -95,7 +97,7 @@ def main() -> None:
     if options.way:
         print(json.dumps(load(options.way, options.output)))
         return
-    folder = options.output / options.preset
+    folder = options.output.absolute() / options.preset
     maker = [
         sys.executable,
         "-c",
