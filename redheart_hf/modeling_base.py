@@ -118,8 +118,9 @@ class RedHeartPreTrainedModel(PreTrainedModel):
         `new_modules` says that it may start fresh; and for any other weight that the folder lacks. Weights are read
         from safetensors alone: a pickle can run code, and is never opened.
         """
-        if not kwargs.setdefault("use_safetensors", True):
+        if kwargs.get("use_safetensors") is False:
             raise ValueError("use_safetensors=False would read a pickle, which can run code; save it as safetensors")
+        kwargs["use_safetensors"] = True
         config = kwargs.get("config")  # the Auto classes have put `modules` into it already
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         with_report = kwargs.pop("output_loading_info", False)
