@@ -191,7 +191,7 @@ def test_a_text_that_cannot_be_read_is_named(tiny_model_dir, arguments, stdin, m
         (shutil.rmtree, "no model folder at"),
         (lambda folder: (folder / "config.json").unlink(), "it has no config.json"),
         (lambda folder: (folder / "tokenizer_config.json").unlink(), "it has no tokenizer_config.json"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no *.safetensors"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'), "'bert', not redheart"),
         (lambda folder: (folder / "config.json").write_text("{"), "could not be loaded"),
         (lambda folder: cut(folder / "model.safetensors"), "could not be loaded"),
