@@ -64,10 +64,8 @@ def weights_in(folder: Path) -> list[Path]:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         pickles = sorted(file.name for file in [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
-        also = f"; {pickles[0]} is a pickle, which can run code when it is read: save it as safetensors" * bool(
-            pickles
-        )
-        raise UserError(f"{folder} holds no *.safetensors{also}")
+        also = [f"; {name} is a pickle, which can run code when read: save it as safetensors" for name in pickles]
+        raise UserError(f"{folder} holds no *.safetensors{''.join(also[:1])}")
     return weights
 
 
