@@ -32,7 +32,8 @@ from training.checkpoint import checkpoints
 ROOT = Path(__file__).resolve().parents[1]
 WAYS: dict[str, dict[str, Any]] = {
     "all of it": {"text_encoder_mode": "trained", "rate": 1e-4},
-    "lora": {"text_encoder_mode": "lora", "rate": 1e-3},
+    "lora rank 8": {"text_encoder_mode": "lora", "lora_rank": 8, "rate": 1e-3},
+    "lora rank 4": {"text_encoder_mode": "lora", "lora_rank": 4, "rate": 1e-3},
 }
 FIGURES = {"goemotions": "macro_f1", "kote": "macro_f1"}
 GIB = 2**30
