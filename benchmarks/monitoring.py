@@ -5,6 +5,7 @@ Out   median seconds of a step with all of it and with none, in turns on one mod
       each part and its share of a step.
 Run   OMP_NUM_THREADS=1 python benchmarks/monitoring.py
 
+Each pair of blocks, one of either kind, takes the same batches: those of other lengths cost more than all of this.
 `none` is a step without stages and memory measured, without norms by module, without a line for anybody. What both
 have is the step itself, with the norm of the gradient that clipping needs. Checked each step, and part of the step in
 both: that losses and the norm are finite, of numbers that the step has anyway. Where others use the machine, go by
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,7 @@ def loop_of(folder: str, given: argparse.Namespace) -> MonitoredLoop:
 
 
 def with_all(loop: MonitoredLoop, log: RunLog, groups: Iterator[list[Batch]]) -> None:
-    """As MonitoredLoop.take_steps does it."""
+    """As MonitoredLoop.take_steps does it, with batches that were read before."""
     with loop.clock.stage("read"):
         group = next(groups)
     losses, numbers = loop.take_step(group)
@@ -105,10 +107,28 @@ def microseconds(work: Callable[[], Any], times: int = 200) -> float:
     return 1e6 * statistics.median(found)
 
 
+def by_turns(
+    loop: MonitoredLoop, log: RunLog, groups: Iterator[list[Batch]], given: argparse.Namespace
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds a step of each block, by the clock and of the processor; the first two of either are to warm up."""
+    blocks: dict[str, list[float]] = {"all": [], "none": []}
+    worked: dict[str, list[float]] = {"all": [], "none": []}
+    for _ in range(2 + given.steps // given.every):
+        same = list(islice(groups, given.every))
+        for name, work in random.sample([("all", with_all), ("none", with_none)], 2):
+            loop.step, read_before = 0, iter(same)  # a block has one line, at its end
+            started, computed = time.perf_counter(), time.process_time()
+            for _ in range(given.every):
+                work(loop, log, read_before)
+            blocks[name].append((time.perf_counter() - started) / given.every)
+            worked[name].append((time.process_time() - computed) / given.every)
+    return blocks, worked
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="redheart-tiny", help="%(default)s")
-    parser.add_argument("--steps", type=int, default=60, help="steps of each kind (%(default)s)")
+    parser.add_argument("--steps", type=int, default=150, help="steps of each kind (%(default)s)")
     parser.add_argument("--every", type=int, default=5, help="log_steps (%(default)s)")
     parser.add_argument("--batch_size", type=int, default=8, help="%(default)s")
     parser.add_argument("--trackers", nargs="*", default=["tensorboard"], help="%(default)s")
@@ -119,16 +139,7 @@ def main() -> None:
         groups = TrainLoop.groups(loop)
         log = RunLog(Path(folder), 0, 10**6, 0, True, given.trackers)
         log.memory = loop.memory
-        blocks: dict[str, list[float]] = {"all": [], "none": []}
-        worked: dict[str, list[float]] = {"all": [], "none": []}
-        for _ in range(2 + given.steps // given.every):
-            for name, work in random.sample([("all", with_all), ("none", with_none)], 2):
-                loop.step = 0  # a block has one line, at its end
-                started, computed = time.perf_counter(), time.process_time()
-                for _ in range(given.every):
-                    work(loop, log, groups)
-                blocks[name].append((time.perf_counter() - started) / given.every)
-                worked[name].append((time.process_time() - computed) / given.every)
+        blocks, worked = by_turns(loop, log, groups, given)
         step = statistics.median(blocks["none"])
         parameters = {name: torch.ones_like(part) for name, part in loop.bare_model.named_parameters()}
         norms = norms_of(list(parameters.values()))
