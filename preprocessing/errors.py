@@ -2,11 +2,14 @@
 
 In    a main function without arguments.
 Out   a UserError, or an OSError that the user can mend, becomes one line on stderr and exit code 2; 3 where what was
-      asked for does not fit.
+      asked for does not fit; 141, as of other programs, where nobody reads what is printed any more (`| head`).
 Run   `if __name__ == "__main__": run(main)` at the end of a command.
 """
 
 import errno
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable
 
@@ -54,6 +57,21 @@ REMEDIES = {
 
 def run(main: Callable[[], None]) -> None:
     try:
+        try:
+            tell_errors_of(main)
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not reader_has_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes there as Python ends
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def tell_errors_of(main: Callable[[], None]) -> None:
+    try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -63,3 +81,10 @@ def run(main: Callable[[], None]) -> None:
             raise
         print(f"error: {error}; {REMEDIES[error.errno]}", file=sys.stderr)
         sys.exit(2)
+
+
+def reader_has_gone() -> bool:
+    """Whether it is standard output that broke, and no pipe of the program's own."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))

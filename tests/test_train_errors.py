@@ -5,6 +5,7 @@ Out   messages that name the step, the task and the records; weights and states 
 Run   `pytest tests/test_train_errors.py`
 """
 
+import errno
 import json
 import math
 import os
@@ -19,7 +20,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from tiny_run import ROOT, build_loop, tiny_config
 
-from preprocessing.errors import UserError
+from preprocessing.errors import UserError, run
 from preprocessing.folders import verify
 from training.build import build_accelerator
 from training.checkpoint import checkpoints
@@ -197,3 +198,21 @@ def test_a_full_disk_ends_with_a_message_and_the_earlier_checkpoints(tokenizer_d
     saved = checkpoints(result)
     assert saved
     assert all(verify(folder)["step"] for folder in saved)
+
+
+def test_a_command_whose_reader_has_gone_ends_without_a_word():
+    """As `... | head` leaves it, or a pager that is closed."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "training.memory", "--preset", "redheart-tiny"]
+    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_pipe_of_its_own_that_breaks_is_told():
+    def main():
+        raise BrokenPipeError(errno.EPIPE, "the worker's")
+
+    with pytest.raises(BrokenPipeError, match="the worker's"):
+        run(main)
